@@ -1,0 +1,120 @@
+"""Every exception the harness raises on purpose, as one tree.
+
+HarnessError                      exit code 1
+|-- BadInput                      exit code 2: the field, its value, what is accepted, the fix
+|   `-- StoreRefused              a results folder that must not be written to (or read) as it is
+|-- MeasurementError              a counter that cannot be believed; the run becomes invalid
+|   |-- CounterWentBack           a decrease that no wrap explains (driver reload)
+|   |-- CounterLost               a counter that stopped answering
+|   `-- WindowTooShort            not enough counter updates around the window
+|-- EngineError                   the run becomes failed, with the log's tail
+|   |-- EngineUnavailable         no such engine here
+|   |-- LaunchFailed
+|   |-- EngineCrashed
+|   |-- EngineHung
+|   `-- WrongTokenCount
+|-- StoreError                    reading or writing results failed
+|   |-- StoreFull
+|   `-- UnreadableFile
+`-- Interrupted                   exit code 130
+"""
+
+
+class HarnessError(Exception):
+    """Root of the tree. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class BadInput(HarnessError):
+    """Something a person wrote cannot be used.
+
+    The message is one line: where, the value, what is accepted, and what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, accepted: str, fix: str = "") -> None:
+        self.field, self.value, self.accepted, self.fix = field, value, accepted, fix
+        super().__init__(field, value, accepted, fix)
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        line = f"{self.field}: {shown}; accepted: {self.accepted}"
+        if self.fix:
+            line += f"; fix: {self.fix}"
+        return " ".join(line.split())
+
+
+class StoreRefused(BadInput):
+    """A results folder that is not writable, too new, of another source, or in use."""
+
+
+class MeasurementError(HarnessError):
+    """A counter's readings do not give an energy that can be believed."""
+
+
+class CounterWentBack(MeasurementError):
+    """A cumulative counter decreased and no wrap explains it."""
+
+
+class CounterLost(MeasurementError):
+    """A counter stopped answering within the window."""
+
+
+class WindowTooShort(MeasurementError):
+    """Too few counter updates around the window to place its ends."""
+
+
+class EngineError(HarnessError):
+    """A serving engine did not do what was asked of it.
+
+    Args:
+        message: one line.
+        log_tail: the last lines of the engine's log, if any.
+        log_path: where the whole log lies, if anywhere.
+    """
+
+    def __init__(self, message: str, log_tail: str = "", log_path: str = "") -> None:
+        self.log_tail, self.log_path = log_tail, log_path
+        super().__init__(message)
+
+
+class EngineUnavailable(EngineError):
+    """The engine is not installed, or not one that this version can launch."""
+
+
+class LaunchFailed(EngineError):
+    """The engine did not become ready."""
+
+
+class EngineCrashed(EngineError):
+    """The engine ended while it was being used."""
+
+
+class EngineHung(EngineError):
+    """The engine did not answer within its limit."""
+
+
+class WrongTokenCount(EngineError):
+    """The engine generated another number of tokens than it was asked for."""
+
+
+class StoreError(HarnessError):
+    """Reading or writing results failed."""
+
+
+class StoreFull(StoreError):
+    """No space left for results; what was written before is intact."""
+
+
+class UnreadableFile(StoreError):
+    """A file in a results folder is truncated, corrupt, or not one of ours."""
+
+
+class Interrupted(HarnessError):
+    """A person or the system asked to stop; running the command again resumes."""
+
+    exit_code = 130

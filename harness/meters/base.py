@@ -1,0 +1,120 @@
+"""What every meter offers: cumulative counters, read over and over into a recording.
+
+A `Sampler` reads; `harness.meters.window` turns a recording into energies. The machine's sampler polls
+real counters from a thread, the simulator's computes what such a thread would have read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from harness.points import FloatArray, IntArray, Source
+
+Domain = Literal["gpu", "cpu", "dram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One cumulative energy counter.
+
+    Attributes:
+        domain: what it measures.
+        device: GPU UUID, or powercap zone such as `package-0`.
+        joules_per_count: size of one count (NVML 1e-3, powercap 1e-6).
+        wrap_counts: the counter starts again at zero after this many counts; None: it never wraps.
+        refresh_s: nominal time between updates (NVML about 0.1, RAPL about 0.001).
+        source: measured or simulated.
+    """
+
+    domain: Domain
+    device: str
+    joules_per_count: float
+    wrap_counts: int | None
+    refresh_s: float
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Readings of one channel, in order.
+
+    Attributes:
+        time_s: (n,) monotonic time in the middle of each reading.
+        latency_s: (n,) how long each reading took.
+        counts: (n,) raw counter values, as read (wraps included).
+        lost: why the channel stopped answering, or "".
+    """
+
+    channel: Channel
+    time_s: FloatArray
+    latency_s: FloatArray
+    counts: IntArray
+    lost: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PowerTrace:
+    """Instantaneous power of one GPU: (n,) times and watts."""
+
+    device: str
+    time_s: FloatArray
+    power_w: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """What else decides whether a window can be believed, at one moment.
+
+    `event_reasons` are NVML's names of the active clock event reasons (`sw_power_cap`, `hw_slowdown`,
+    `sw_thermal_slowdown`, `hw_thermal_slowdown`, `hw_power_brake_slowdown`, ...); idle is left out.
+    `foreign_pids` are processes on the GPU that are not the engine's.
+    """
+
+    device: str
+    time_s: float
+    temperature_c: float | None
+    sm_clock_mhz: float | None
+    power_limit_w: float | None
+    event_reasons: frozenset[str] = frozenset()
+    foreign_pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """All that was read between a sampler's start and stop.
+
+    `absent` gives, for each domain that has no channel, the reason why.
+    """
+
+    series: tuple[Series, ...]
+    power: tuple[PowerTrace, ...] = ()
+    states: tuple[GpuState, ...] = ()
+    absent: Mapping[Domain, str] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """Reads every channel of a node; one life from `start` to `stop`.
+
+    The order of calls around a window:
+        start, settle, mark, <the work>, mark, settle, stop
+    """
+
+    def start(self) -> None:
+        """Begin to read."""
+        ...
+
+    def settle(self) -> None:
+        """While nothing runs, read densely until every slow counter has shown four update edges.
+
+        It gives the quiet power beside the window and places the edges next to it. It takes about
+        0.4 s with NVML's 100 ms, and gives up after a bounded time.
+        """
+        ...
+
+    def mark(self) -> float:
+        """Read everything once, now; returns the monotonic time that bounds the window."""
+        ...
+
+    def stop(self) -> Recording:
+        """End reading and return what was read."""
+        ...
