@@ -93,6 +93,7 @@ class RunRecord:
     requests: int | None = _col("requests served in the window", None)
     rate_scale: float | None = _col("factor on the trace's arrival rate", None)
     capacity_share: float | None = _col("asked share of the measured capacity, if the rate was so given", None)
+    capacity_requests_per_s: float | None = _col("request rate the deployment takes when saturated, per launch", None)
     slice_start_s: float | None = _col("where the replayed slice starts in the trace, s", None)
     slice_duration_s: float | None = _col("length of the slice in the trace, s", None)
     context_policy: str = _col("rule for requests over the context", "")

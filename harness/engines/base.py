@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from harness.points import BatchWorkload, FloatArray, IntArray, Schedule
 
 
@@ -68,6 +70,13 @@ class Served:
     batches: int
     requests: Requests
     steps: Steps
+
+    @staticmethod
+    def nothing(start_s: float, end_s: float) -> "Served":
+        """A time in which nothing was asked."""
+        none, none_s = np.zeros(0, np.int64), np.zeros(0)
+        requests = Requests(none, none_s, none_s, none_s, none_s, none_s, none, none, none)
+        return Served(start_s, end_s, 0, requests, Steps(none_s, none_s, none, none, none, none, none))
 
 
 class Engine(Protocol):

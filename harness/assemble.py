@@ -1,0 +1,405 @@
+"""From what was measured to the record of a run: energies per batch, prefill and decode, what really happened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from harness import __version__
+from harness.engines.base import Engine, Requests, Served, Steps
+from harness.errors import MeasurementError, WrongTokenCount
+from harness.hygiene import Verdict, judge
+from harness.meters.base import PowerTrace, Recording
+from harness.meters.window import (
+    GPU_GAIN_UNCERTAINTY,
+    MeanPowers,
+    Power,
+    WindowEnergies,
+    mean_powers,
+    window_energies,
+)
+from harness.node import Node
+from harness.plan import Assignment, LaunchPlan
+from harness.points import BatchWorkload, Environment, FloatArray, ReplayWorkload, Schedule
+from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, Status, Window, WindowDetail
+from harness.replay import saturation, steady_window
+
+_POWER_DISAGREEMENT = 0.05
+"""Counter and integrated power further apart than this are flagged (measurement rule 5)."""
+_METERED = ("gpu", "cpu", "dram")
+_NO_REST = "no meter of the rest of the node: IPMI and Redfish are not read"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """One window: all readings around it, its ends on the monotonic clock, and what the engine did in it."""
+
+    recording: Recording
+    start_s: float
+    end_s: float
+    started_at: datetime
+    served: Served
+
+    @property
+    def window_s(self) -> float:
+        return self.end_s - self.start_s
+
+    def energies(self, gpu_uuids: tuple[str, ...]) -> WindowEnergies:
+        return window_energies(self.recording, self.start_s, self.end_s, gpu_uuids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Baselines:
+    """Idle windows before the launch and with the model resident."""
+
+    cold: Measured
+    loaded: Measured
+
+    def power_w(self, gpu_uuids: tuple[str, ...]) -> dict[str, float | None]:
+        """`{domain}_{cold|loaded}_idle_w` columns; null where the domain has no counter."""
+        columns: dict[str, float | None] = {}
+        for name, idle in (("cold", self.cold), ("loaded", self.loaded)):
+            try:
+                powers = mean_powers(idle.recording, idle.start_s, idle.end_s, gpu_uuids)
+            except MeasurementError:
+                powers = MeanPowers(None, None, None)
+            for domain in _METERED:
+                power: Power | None = getattr(powers, domain)
+                columns[f"{domain}_{name}_idle_w"] = None if power is None else power.power_w
+        return columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaunchContext:
+    """What all runs of a launch share."""
+
+    node: Node
+    plan: LaunchPlan
+    environment: Environment
+    launch_id: str
+    gpu_uuids: tuple[str, ...] = ()
+    load_s: float | None = None
+    idle_w: Mapping[str, float | None] | None = None
+    start_temperature_c: float | None = None
+
+    def launched(self, engine: Engine, baselines: Baselines) -> "LaunchContext":
+        uuids = engine.gpu_uuids
+        start_c = judge(baselines.loaded.recording, uuids).temperature_start_c
+        return replace(
+            self,
+            gpu_uuids=uuids,
+            load_s=engine.load_s,
+            idle_w=baselines.power_w(uuids),
+            start_temperature_c=start_c,
+        )
+
+
+def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
+    """The columns that say what was measured, where and as which repetition."""
+    plan, environment, point = context.plan, context.environment, assignment.point
+    deployment, limits, spec = point.deployment, point.deployment.limits, context.node.spec
+    columns: dict[str, Any] = {
+        "sweep": plan.sweep,
+        "point_id": point.point_id,
+        "environment_id": environment.environment_id,
+        "launch_id": context.launch_id,
+        "repetition": assignment.repetition,
+        "attempt": assignment.attempt,
+        "purpose": assignment.purpose,
+        "source": context.node.source,
+        "node": context.node.name,
+        "node_kind": spec.kind,
+        "gpu": deployment.gpu,
+        "gpu_name": environment.gpu_name,
+        "gpu_uuids": context.gpu_uuids,
+        "n_gpus": deployment.gpus,
+        "cpu": spec.cpu.name,
+        "driver_version": environment.driver_version,
+        "power_limit_w": environment.power_limit_w,
+        "engine": environment.engine,
+        "engine_version": environment.engine_version,
+        "harness_version": __version__,
+        "weights": deployment.weights,
+        "revision": deployment.revision,
+        "model": deployment.model.name,
+        "bits": deployment.bits,
+        "tp": deployment.tensor_parallel,
+        "pp": deployment.pipeline_parallel,
+        "token_budget": limits.token_budget,
+        "max_sequences": limits.max_sequences,
+        "max_context_tokens": limits.max_context_tokens,
+        "trace": assignment.lengths_from,
+        "load_s": context.load_s,
+        "point": point.to_json(),
+        **(context.idle_w or {}),
+    }
+    workload = point.workload
+    if isinstance(workload, BatchWorkload):
+        columns |= {
+            "workload": "batch",
+            "batch_size": workload.batch_size,
+            "prompt_tokens": float(workload.prompt_tokens),
+            "generated_tokens": float(workload.generated_tokens),
+        }
+    else:
+        columns |= {
+            "workload": "replay",
+            "trace": workload.trace,
+            "rate_scale": workload.rate_scale,
+            "capacity_share": workload.capacity_share,
+            "slice_start_s": workload.start_s,
+            "slice_duration_s": workload.duration_s,
+            "context_policy": workload.context_policy,
+        }
+    return columns
+
+
+def unmeasured_run(context: LaunchContext, assignment: Assignment, status: Status, reason: str) -> RunBundle:
+    """A run that has no energies, and says why."""
+    energies = {domain: Energy.absent(f"run is {status}") for domain in ENERGY_DOMAINS}
+    columns = identity(context, assignment) | {"started_at": context.node.clock.utc()}
+    return RunBundle(RunRecord(**columns, status=status, reason=reason, energies=energies))
+
+
+def warmup_run(
+    context: LaunchContext,
+    assignment: Assignment,
+    served: Served,
+    started_at: datetime,
+    capacity_requests_per_s: float | None,
+) -> RunBundle:
+    """A warm-up: stored and marked, without energies."""
+    energies = {domain: Energy.absent("warm-ups are not metered") for domain in ENERGY_DOMAINS}
+    columns = identity(context, assignment) | {
+        "started_at": started_at,
+        "requests": len(served.requests),
+        "window_s": served.end_s - served.start_s,
+        "capacity_requests_per_s": capacity_requests_per_s,
+        **latency_columns(served.requests),
+    }
+    return RunBundle(RunRecord(**columns, status="ok", energies=energies))
+
+
+def batch_run(context: LaunchContext, assignment: Assignment, prefill: Measured, full: Measured) -> RunBundle:
+    """A repetition of a batch from its two windows; energies are per batch.
+
+    `prefill` may be the same window as `full`, for batches that generate one token.
+
+    Raises:
+        MeasurementError: the GPUs' energy cannot be believed.
+    """
+    uuids, batches = context.gpu_uuids, full.served.batches
+    full_energy, prefill_energy = full.energies(uuids), prefill.energies(uuids)
+    energies: dict[str, Energy] = {
+        "idle_gpus": _divided(full_energy.idle_gpus, batches),
+        "rest": Energy.absent(_NO_REST),
+    }
+    for domain in _METERED:
+        energies[domain] = _divided(getattr(full_energy, domain), batches)
+        energies[f"{domain}_prefill"] = _divided(getattr(prefill_energy, domain), prefill.served.batches)
+        energies[f"{domain}_decode"] = _difference(energies[domain], energies[f"{domain}_prefill"])
+    verdict = judge(full.recording, uuids).and_also(judge(prefill.recording, uuids))
+    duration_s = full.window_s / batches
+    composition = step_columns(full)
+    marginal = ("marginal_decode",) if composition["mixed_step_fraction"] else ()
+    columns = _window_columns(context, assignment, full, full_energy, verdict, marginal, duration_s, energies)
+    columns |= composition | {
+        "requests": len(full.served.requests),
+        "batches_in_window": batches,
+        "prefill_window_started_s": prefill.start_s,
+        "prefill_window_s": prefill.window_s,
+        "prefill_batches_in_window": prefill.served.batches,
+        "prefill_gap_fraction": step_columns(prefill)["gap_fraction"],
+        "prefill_s": prefill.window_s / prefill.served.batches,
+        "gpu_energy_by_gpu_j": tuple(
+            energy.energy_j / batches for energy in full_energy.by_gpu if energy.energy_j is not None
+        ),
+        **latency_columns(full.served.requests),
+    }
+    run = RunRecord(**columns)
+    details = [_first_batch(full, "full", uuids)]
+    if prefill is not full:
+        details.insert(0, _first_batch(prefill, "prefill", uuids))
+    return RunBundle(run, tuple(details))
+
+
+def replay_run(
+    context: LaunchContext, assignment: Assignment, measured: Measured, schedule: Schedule, rate_scale: float
+) -> RunBundle:
+    """A repetition of a replay; energies are of the whole window, or of the steady state of a saturated one.
+
+    Raises:
+        MeasurementError: the GPUs' energy cannot be believed.
+    """
+    workload = assignment.point.workload
+    assert isinstance(workload, ReplayWorkload)
+    served, uuids = measured.served, context.gpu_uuids
+    saturated, flags = saturation(served), ()  # type: str, tuple[str, ...]
+    if saturated:
+        steady = steady_window(served, assignment.point.deployment.limits.max_sequences)
+        if steady is not None:
+            measured, flags = replace(measured, start_s=steady[0], end_s=steady[1]), ("steady_state_window",)
+    window = measured.energies(uuids)
+    energies = {domain: getattr(window, domain) for domain in (*_METERED, "idle_gpus")}
+    for domain in _METERED:
+        for phase in ("prefill", "decode"):
+            energies[f"{domain}_{phase}"] = Energy.absent("a replay mixes prefill and decode in the same steps")
+    energies["rest"] = Energy.absent(_NO_REST)
+    finished = ~np.isnan(served.requests.finished_s)
+    if not finished.all():
+        flags += ("drain_limit",)
+    verdict = judge(measured.recording, uuids)
+    columns = _window_columns(context, assignment, measured, window, verdict, flags, measured.window_s, energies)
+    if saturated and columns["status"] == "ok":
+        columns |= {"status": "saturated", "reason": saturated}
+    inside = (
+        finished & (served.requests.finished_s >= measured.start_s) & (served.requests.finished_s <= measured.end_s)
+    )
+    columns |= step_columns(measured) | {
+        "requests": int(inside.sum()),
+        "prompt_tokens": float(np.mean(schedule.prompt_tokens)),
+        "generated_tokens": float(np.mean(schedule.generated_tokens)),
+        "rate_scale": rate_scale,
+        "requests_clipped": schedule.clipped,
+        "requests_dropped": schedule.dropped,
+        "requests_unfinished": int((~finished).sum()),
+        "gpu_energy_by_gpu_j": tuple(energy.energy_j for energy in window.by_gpu if energy.energy_j is not None),
+        **latency_columns(served.requests),
+    }
+    detail = WindowDetail("replay", measured.start_s, served.requests, served.steps, _power_of(measured, uuids))
+    return RunBundle(RunRecord(**columns), (detail,))
+
+
+def _window_columns(
+    context: LaunchContext,
+    assignment: Assignment,
+    measured: Measured,
+    window: WindowEnergies,
+    verdict: Verdict,
+    flags: tuple[str, ...],
+    duration_s: float,
+    energies: dict[str, Energy],
+) -> dict[str, Any]:
+    columns = identity(context, assignment)
+    integral_j = window.gpu_power_integral_j
+    if integral_j and window.gpu.energy_j and abs(integral_j / window.gpu.energy_j - 1.0) > _POWER_DISAGREEMENT:
+        flags += ("power_integral_disagrees",)
+    first_c, start_c = context.start_temperature_c, verdict.temperature_start_c
+    if first_c is not None and start_c is not None and start_c - first_c > context.plan.rules.warm_drift_c:
+        flags += ("warm_start",)
+    for domain in _METERED:
+        idle_w, energy_j = columns.get(f"{domain}_loaded_idle_w"), energies[domain].energy_j
+        if idle_w is not None and energy_j is not None:
+            columns[f"{domain}_net_energy_j"] = energy_j - idle_w * duration_s
+    return columns | {
+        "status": "invalid" if verdict.invalid else "ok",
+        "reason": "; ".join(verdict.invalid),
+        "flags": verdict.flags + flags,
+        "started_at": measured.started_at,
+        "window_started_s": measured.start_s,
+        "window_s": measured.window_s,
+        "duration_s": duration_s,
+        "energies": energies,
+        "gpu_power_integral_j": None if integral_j is None else integral_j * duration_s / measured.window_s,
+        "gpu_gain_uncertainty": GPU_GAIN_UNCERTAINTY,
+        "gpu_temperature_start_c": verdict.temperature_start_c,
+        "gpu_temperature_max_c": verdict.temperature_max_c,
+        "sm_clock_mean_mhz": verdict.sm_clock_mean_mhz,
+    }
+
+
+def _divided(energy: Energy, batches: int) -> Energy:
+    if energy.energy_j is None:
+        return energy
+    uncertainty_j = None if energy.uncertainty_j is None else energy.uncertainty_j / batches
+    return replace(energy, energy_j=energy.energy_j / batches, uncertainty_j=uncertainty_j)
+
+
+def _difference(total: Energy, part: Energy) -> Energy:
+    """total - part with the variances added; absent when either is."""
+    if total.energy_j is None or part.energy_j is None:
+        return Energy.absent(total.reason or part.reason)
+    uncertainty_j = float(np.hypot(total.uncertainty_j or 0.0, part.uncertainty_j or 0.0))
+    return Energy(total.energy_j - part.energy_j, uncertainty_j, total.source)
+
+
+def step_columns(measured: Measured) -> dict[str, float | None]:
+    """What the steps inside the window say: mean decoding batch, share of mixed steps, share of gaps."""
+    steps = measured.served.steps
+    inside = (steps.start_s >= measured.start_s) & (steps.start_s < measured.end_s)
+    if not inside.any():
+        return {"decode_batch_mean": None, "mixed_step_fraction": None, "gap_fraction": None}
+    decoding = steps.decode_requests[inside]
+    mixed = (decoding > 0) & (steps.prefill_tokens[inside] > 0)
+    busy_s = _covered_s(steps.start_s[inside], steps.duration_s[inside])
+    return {
+        "decode_batch_mean": float(decoding[decoding > 0].mean()) if (decoding > 0).any() else None,
+        "mixed_step_fraction": float(mixed.mean()),
+        "gap_fraction": 1.0 - busy_s / measured.window_s,
+    }
+
+
+def _covered_s(start_s: FloatArray, duration_s: FloatArray) -> float:
+    """Length of the union of intervals sorted by start (pipeline stages may overlap)."""
+    ends_s = np.maximum.accumulate(start_s + duration_s)
+    previous_s = np.concatenate((start_s[:1], ends_s[:-1]))
+    return float(np.clip(ends_s - np.maximum(start_s, previous_s), 0.0, None).sum())
+
+
+def latency_columns(requests: Requests) -> dict[str, float | None]:
+    """Latencies counted from the schedule, over finished requests."""
+    done = ~np.isnan(requests.finished_s)
+    if not done.any():
+        return {}
+    scheduled_s = requests.scheduled_s[done]
+    first_s = requests.first_token_s[done] - scheduled_s
+    latency_s = requests.finished_s[done] - scheduled_s
+    later_tokens = requests.generated_tokens[done] - 1
+    several = later_tokens > 0
+    tpot_s = (latency_s - first_s)[several] / later_tokens[several]
+    return {
+        "ttft_mean_s": float(first_s.mean()),
+        "ttft_p99_s": float(np.quantile(first_s, 0.99)),
+        "tpot_mean_s": float(tpot_s.mean()) if several.any() else None,
+        "latency_mean_s": float(latency_s.mean()),
+        "formation_mean_s": float((requests.admitted_s[done] - scheduled_s).mean()),
+        "lag_p99_s": float(np.quantile(requests.sent_s[done] - scheduled_s, 0.99)),
+    }
+
+
+def check_token_counts(served: Served, workload: BatchWorkload | None) -> None:
+    """Every finished request has exactly the tokens it was asked for, and a batch the prompts it says.
+
+    Raises:
+        WrongTokenCount
+    """
+    requests = served.requests
+    done = ~np.isnan(requests.finished_s)
+    wrong = np.flatnonzero(done & (requests.generated_tokens != requests.asked_tokens))
+    if len(wrong):
+        first = wrong[0]
+        counts = f"{requests.generated_tokens[first]} instead of {requests.asked_tokens[first]}"
+        raise WrongTokenCount(f"{len(wrong)} of {len(requests)} requests; request {first} generated {counts} tokens")
+    if workload is None:
+        return
+    if not done.all() or (requests.prompt_tokens != workload.prompt_tokens).any():
+        raise WrongTokenCount(f"a batch of {workload.prompt_tokens}-token prompts came back unfinished or with others")
+
+
+def _first_batch(measured: Measured, window: Window, gpu_uuids: tuple[str, ...]) -> WindowDetail:
+    """Details of the first batch only: the others of a window are alike, and would fill disks."""
+    requests, steps = measured.served.requests, measured.served.steps
+    first_request, first_step = requests.batch_index == 0, steps.batch_index == 0
+    return WindowDetail(
+        window,
+        measured.start_s,
+        Requests(**{name: getattr(requests, name)[first_request] for name in Requests.__dataclass_fields__}),
+        Steps(**{name: getattr(steps, name)[first_step] for name in Steps.__dataclass_fields__}),
+        _power_of(measured, gpu_uuids),
+    )
+
+
+def _power_of(measured: Measured, gpu_uuids: tuple[str, ...]) -> tuple[PowerTrace, ...]:
+    return tuple(trace for trace in measured.recording.power if trace.device in gpu_uuids)

@@ -1,0 +1,47 @@
+"""`harness next`: what a sweep would measure next, and why."""
+
+import json
+from pathlib import Path
+
+import click
+
+from harness.cli.sweep import default_results, sweep_file
+from harness.cluster.local import local_agents
+from harness.controller import Controller
+from harness.deployment.sweepfile import load_sweep
+from harness.space import build_space
+from harness.store import read_ledger
+from harness.workload.library import find_trace
+
+
+@click.command("next", short_help="the next points of a sweep, and why")
+@click.argument("file", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
+@click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
+@click.option("--points", type=click.IntRange(1, 100_000), default=10, show_default=True, help="how many")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="as given to sweep")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def next_points(file: Path, results: Path | None, points: int, seed: int, as_json: bool) -> None:
+    """Print the points that a sweep would measure next, grouped by launch, and why each was picked.
+
+    \b
+    Example:
+        harness next deployments/simulated-dgx.yaml --points 5
+    """
+    loaded = load_sweep(sweep_file(file))
+    folder = results or default_results(loaded)
+    space = build_space(loaded, lambda name: find_trace(name, seed), seed)
+    controller = Controller(loaded.name, space, loaded.rules, seed)
+    if folder.exists():
+        controller.tell(read_ledger(folder))
+    picks = [
+        {"node": agent.name, "point_id": point.point_id, "point": point.label, "runs": missing, "why": why}
+        for agent in local_agents(loaded, seed)
+        for point, why, missing in controller.preview(agent, points)
+    ][:points]
+    if as_json:
+        click.echo(json.dumps(picks))
+        return
+    if not picks:
+        click.echo(f"Nothing left: every point of {loaded.name} has its repetitions in {folder}.")
+    for pick in picks:
+        click.echo(f"{pick['node']}  {pick['point']}  {pick['runs']} runs  ({pick['why']})")

@@ -1,0 +1,88 @@
+"""Progress of a sweep: a bar with an ETA on a terminal, a plain line every few seconds elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from harness.agent import Agent
+from harness.plan import LaunchPlan
+from harness.records import RunRecord
+from harness.units import format_duration
+
+_LINE_EVERY_S = 10.0
+
+
+class BarProgress:
+    """A live bar on standard error."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("runs, left"),
+            TimeRemainingColumn(),
+            console=Console(file=sys.stderr),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "BarProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def planned(self, runs: int) -> None:
+        self._task = self._bar.add_task("measuring", total=runs)
+
+    def launching(self, agent: Agent, plan: LaunchPlan) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, description=plan.deployment.label)
+
+    def measured(self, run: RunRecord) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task)
+
+
+class LineProgress:
+    """Plain lines on standard error, at most one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._total = self._done = 0
+        self._label = ""
+        self._begun_s = self._last_s = time.monotonic()
+
+    def __enter__(self) -> "LineProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._done:
+            self._say("measured")
+
+    def planned(self, runs: int) -> None:
+        self._total, self._done = runs, 0
+        self._begun_s = self._last_s = time.monotonic()
+        if runs:
+            print(f"{runs} runs to measure", file=sys.stderr, flush=True)
+
+    def launching(self, agent: Agent, plan: LaunchPlan) -> None:
+        self._label = plan.deployment.label
+
+    def measured(self, run: RunRecord) -> None:
+        self._done += 1
+        if time.monotonic() - self._last_s >= _LINE_EVERY_S:
+            self._last_s = time.monotonic()
+            left_s = (self._last_s - self._begun_s) / self._done * max(self._total - self._done, 0)
+            self._say(f"{self._label}; left {format_duration(left_s)}")
+
+    def _say(self, what: str) -> None:
+        share = self._done / self._total if self._total else 1.0
+        print(f"{self._done}/{self._total} runs ({share:.0%}) {what}", file=sys.stderr, flush=True)
+
+
+def sweep_progress() -> BarProgress | LineProgress:
+    """What fits standard error."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress()

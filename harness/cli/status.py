@@ -1,0 +1,62 @@
+"""`harness status`: how far each sweep is, what failed, and who is measuring."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from harness.cli.console import console
+from harness.errors import BadInput
+from harness.standing import SweepStanding, folder_standing
+
+
+@click.command(short_help="progress, failures and ETA of results folders")
+@click.option("--results", type=click.Path(path_type=Path), help="results folder [all under results/]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def status(results: Path | None, as_json: bool) -> None:
+    """Show progress, failures and the remaining time of sweeps.
+
+    \b
+    Example:
+        harness status --results results/simulated/simulated-dgx
+    """
+    folders = [results] if results is not None else _known_folders(Path("results"))
+    if not folders:
+        raise BadInput("--results", "(none found under results/)", "a folder that a sweep wrote", "run harness sweep")
+    standings = [standing for folder in folders for standing in folder_standing(folder)]
+    if as_json:
+        click.echo(json.dumps([standing.as_json() for standing in standings]))
+        return
+    out = console()
+    if not standings:
+        out.print(f"No runs yet in {', '.join(map(str, folders))}.", markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("sweep", "source", "points", "done", "infeasible", "given up", "runs", "progress", "left", "state"):
+        table.add_column(name, justify="left" if name in ("sweep", "source", "state") else "right", no_wrap=True)
+    for standing in standings:
+        table.add_row(*_cells(standing))
+    out.print(table)
+    for standing in standings:
+        for kind, reason, runs in standing.reasons:
+            out.print(f"  {standing.sweep}: {runs} {kind}: {reason}", markup=False)
+
+
+def _cells(standing: SweepStanding) -> list[str]:
+    return [
+        standing.sweep,
+        standing.source,
+        str(standing.points_planned or "-"),
+        str(standing.points_done),
+        str(standing.points_infeasible),
+        str(standing.points_given_up),
+        ", ".join(f"{count} {kind}" for kind, count in standing.runs.items()),
+        "-" if standing.progress is None else f"{standing.progress:.0%}",
+        standing.left or "-",
+        standing.state,
+    ]
+
+
+def _known_folders(root: Path) -> list[Path]:
+    return sorted({path.parent for path in root.glob("*/*/runs")} | {path.parent for path in root.glob("*/runs")})

@@ -1,0 +1,187 @@
+"""`harness sweep` and `harness replay`: measure, resumably, and close with a table."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from harness.bundled import bundled_path
+from harness.cli.console import console
+from harness.cli.progress import sweep_progress
+from harness.clock import WallClock
+from harness.cluster.local import check_cluster, local_agents
+from harness.deployment.sweepfile import DEFAULT_DRAIN, ReplaySpec, Sweep, load_sweep
+from harness.errors import BadInput
+from harness.estimate import estimate_sweep, print_estimate
+from harness.machine import find_gpus
+from harness.space import build_space
+from harness.store import read_table
+from harness.summary import print_summary, summarise
+from harness.sweep import SweepOrder, SweepOutcome, run_sweep
+from harness.units import parse_duration_s
+from harness.workload.library import find_trace
+from harness.workload.slices import parse_rate
+
+_EXIT_WITH_FAILURES = 3
+
+
+def default_results(sweep: Sweep) -> Path:
+    """Simulated and measured runs never share a folder, nor a root."""
+    return Path("results") / ("simulated" if sweep.simulate else "measured") / sweep.name
+
+
+def sweep_file(given: Path | None) -> Path:
+    """The sweep file to use: the given one, or the one that matches this node's GPUs.
+
+    A bundled file's name is enough, wherever it is installed.
+
+    Raises:
+        BadInput: none was given and there is no GPU to match; never a silent simulation.
+    """
+    if given is not None:
+        bundled = bundled_path("deployments", given.name)
+        return bundled if not given.exists() and bundled.is_file() else given
+    gpus = find_gpus()
+    names = sorted(path.name for path in bundled_path("deployments").glob("*.yaml"))
+    if gpus.node_kind and (match := f"{gpus.node_kind}.yaml") in names:
+        return bundled_path("deployments", match)
+    found = gpus.name
+    raise BadInput(
+        "SWEEP.yaml", f"(none given; found {found})", f"a sweep file: {', '.join(names)}, or your own",
+        "to simulate: harness sweep deployments/simulated-dgx.yaml",
+    )  # fmt: skip
+
+
+@click.command(short_help="measure a sweep; run it again to resume")
+@click.argument("file", metavar="[SWEEP.yaml]", required=False, type=click.Path(path_type=Path))
+@click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="rounds of --points each")
+@click.option("--points", type=click.IntRange(1, 10_000_000), help="feasible points per round [all]")
+@click.option("--repetitions", type=click.IntRange(1, 100), help="valid repetitions per point [the file's, or 5]")
+@click.option("--budget", help="stop before a run begins after this long, such as 6h or 90m")
+@click.option("--cluster", default="local", show_default=True, help="where agents live")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="order and prompts")
+@click.option("--dry-run", is_flag=True, help="print points, feasibility, launches and GPU-hours; measure nothing")
+@click.option("--json", "as_json", is_flag=True, help="close with JSON instead of tables")
+def sweep(
+    file: Path | None,
+    results: Path | None,
+    rounds: int,
+    points: int | None,
+    repetitions: int | None,
+    budget: str | None,
+    cluster: str,
+    seed: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Measure every point of a sweep file, five repetitions each, into a results folder.
+
+    Whatever ends it, running it again goes on where it was.
+
+    \b
+    Examples:
+        harness sweep deployments/simulated-dgx.yaml
+        harness sweep my.yaml --budget 6h --points 200
+        harness sweep my.yaml --dry-run
+    """
+    loaded = load_sweep(sweep_file(file))
+    if repetitions is not None:
+        loaded = replace(loaded, rules=replace(loaded.rules, repetitions=repetitions))
+    _measure(loaded, results, rounds, points, budget, cluster, seed, dry_run, as_json)
+
+
+@click.command(short_help="replay a trace on every deployment of a sweep file")
+@click.argument("file", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
+@click.option("--trace", required=True, metavar="NAME-or-FILE", help="a known trace, or a CSV in its format")
+@click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
+@click.option("--start", type=float, help="where the slice starts in the trace, seconds [the median slice]")
+@click.option("--duration", type=float, default=60.0, show_default=True, help="length of the slice, seconds")
+@click.option("--rate-scale", "rate", default="1", show_default=True, help="factor on the rate, or capacity:0.8")
+@click.option("--drain", default=DEFAULT_DRAIN, show_default=True, help="wait so long for the last requests")
+@click.option("--budget", help="stop before a run begins after this long, such as 6h or 90m")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="order and prompts")
+@click.option("--dry-run", is_flag=True, help="print points, feasibility, launches and GPU-hours; measure nothing")
+@click.option("--json", "as_json", is_flag=True, help="close with JSON instead of tables")
+def replay(
+    file: Path,
+    trace: str,
+    results: Path | None,
+    start: float | None,
+    duration: float,
+    rate: str,
+    drain: str,
+    budget: str | None,
+    seed: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Replay a slice of a trace, five repetitions, on every deployment of a sweep file.
+
+    \b
+    Examples:
+        harness replay deployments/simulated-dgx.yaml --trace azure2023-conv
+        harness replay my.yaml --trace day.csv --start 600 --duration 120 --rate-scale capacity:0.8
+    """
+    if not 0 < duration < float("inf"):
+        raise BadInput("--duration", duration, "a positive number of seconds")
+    if start is not None and not 0 <= start < float("inf"):
+        raise BadInput("--start", start, "seconds from the trace's first request, 0 or more")
+    rate_scale, capacity_share = parse_rate(rate)
+    loaded = load_sweep(sweep_file(file))
+    spec = ReplaySpec(
+        trace=trace,
+        duration_s=duration,
+        slice_rule="median" if start is None else f"start:{start:g}",
+        rate_scale=rate_scale,
+        capacity_share=capacity_share,
+        context_policy="clip-prompt",
+        drain_s=parse_duration_s(drain, "--drain"),
+    )
+    _measure(replace(loaded, batches=(), replays=(spec,)), results, 1, None, budget, "local", seed, dry_run, as_json)
+
+
+def _measure(
+    sweep: Sweep,
+    results: Path | None,
+    rounds: int,
+    points: int | None,
+    budget: str | None,
+    cluster: str,
+    seed: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    check_cluster(cluster)
+    budget_s = None if budget is None else parse_duration_s(budget, "--budget")
+    space = build_space(sweep, lambda name: find_trace(name, seed), seed)
+    if dry_run:
+        print_estimate(estimate_sweep(sweep, space, points, rounds, seed), console(), as_json)
+        return
+    folder = results or default_results(sweep)
+    order = SweepOrder(sweep, folder, seed, points, rounds, budget_s)
+    agents = local_agents(sweep, seed)
+    with sweep_progress() as progress:
+        outcome = run_sweep(order, space, agents, progress, WallClock(), shlex.join(sys.argv))
+    summary = summarise(read_table(folder, "runs").to_pandas(), sweep.name)
+    if as_json:
+        click.echo(json.dumps({"results": str(folder), **_outcome_json(outcome), **summary.as_json()}))
+    else:
+        print_summary(summary, outcome, folder, console())
+    if outcome.budget_spent:
+        click.echo(f"Budget spent: {outcome.runs_left} runs are left; run the same command again to go on.", err=True)
+    if outcome.points_given_up:
+        raise click.exceptions.Exit(_EXIT_WITH_FAILURES)
+
+
+def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
+    return {
+        "runs_taken": outcome.runs_taken,
+        "runs_left": outcome.runs_left,
+        "points_done": outcome.points_done,
+        "points_given_up": outcome.points_given_up,
+        "points_infeasible": outcome.points_infeasible,
+    }

@@ -1,0 +1,1 @@
+"""Where agents live. Local, in process, is the default."""

@@ -1,0 +1,108 @@
+"""What a sweep will cost before it is run: launches, node time and GPU-hours, estimated by simulation.
+
+One repetition of every point is taken on a simulated node of the same kind, on its virtual clock; the rest is
+multiplication. The figures say so: they are estimates, also for real nodes.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+
+import click
+from rich.console import Console
+
+from harness.deployment.sweepfile import Sweep
+from harness.experiment import measure_launch
+from harness.feasibility import point_obstacle
+from harness.plan import Assignment, LaunchPlan
+from harness.points import NodeSpec, Point
+from harness.simulator.node import SimulatedNode
+from harness.space import Group, Space
+from harness.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of a sweep from nothing; GPU-hours count every GPU of a node, since a launch has it alone."""
+
+    source: str
+    points: int
+    runs: int
+    launches: int
+    node_s: float
+    gpu_hours: float
+    infeasible: dict[str, int]
+    deployments: tuple[tuple[str, int, float], ...]
+    listed_points: tuple[str, ...]
+
+
+def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, seed: int) -> Estimate:
+    """Estimate the sweep's first `points` x `rounds` feasible points (all when None)."""
+    by_gpu = {node.gpu.kind: node for node in sweep.nodes}
+
+    def obstacle(point: Point) -> str:
+        node = by_gpu[point.deployment.gpu]
+        return point_obstacle(point, node.gpu, node.gpus)
+
+    limit = None if points is None else points * rounds
+    infeasible: Counter[str] = Counter()
+    lines, listed = [], []
+    node_s = gpu_s = 0.0
+    for group in space.first(limit, lambda point: not obstacle(point)).groups:
+        feasible = [item for item in group.candidates if not obstacle(item.point)]
+        infeasible.update(obstacle(item.point) for item in group.candidates if obstacle(item.point))
+        if not feasible:
+            continue
+        node = by_gpu[group.deployment.gpu]
+        cost_s = _launch_s(node, sweep, replace(group, candidates=tuple(feasible)), space, seed)
+        node_s, gpu_s = node_s + cost_s, gpu_s + cost_s * node.gpus
+        lines.append((group.deployment.label, len(feasible), cost_s))
+        listed += [item.point.label for item in feasible]
+    return Estimate(
+        source="estimated by simulation",
+        points=len(listed),
+        runs=len(listed) * sweep.rules.repetitions,
+        launches=len(lines),
+        node_s=node_s,
+        gpu_hours=gpu_s / 3600,
+        infeasible=dict(infeasible),
+        deployments=tuple(lines),
+        listed_points=tuple(listed),
+    )
+
+
+def _launch_s(node: NodeSpec, sweep: Sweep, group: Group, space: Space, seed: int) -> float:
+    """Node seconds of one launch with all its repetitions."""
+    simulated = SimulatedNode(node, f"estimate-{node.kind}", seed)
+    assignments = tuple(Assignment(item.point, 1, 1) for item in group.candidates)
+    plan = LaunchPlan(sweep.name, group.deployment, assignments, sweep.rules, seed, space.schedules)
+    begun_s = simulated.clock.monotonic_s()
+    repetition_s = launch_s = 0.0
+    for bundle in measure_launch(simulated, plan):
+        passed_s = simulated.clock.monotonic_s() - begun_s
+        begun_s += passed_s
+        if bundle.run.purpose == "warmup":
+            launch_s += passed_s
+        else:
+            repetition_s += passed_s
+    return launch_s + repetition_s * sweep.rules.repetitions
+
+
+def print_estimate(estimate: Estimate, out: Console, as_json: bool) -> None:
+    """Print the plan; nothing was measured."""
+    if as_json:
+        click.echo(json.dumps(asdict(estimate)))
+        return
+    for label in estimate.listed_points:
+        out.print(f"  {label}", markup=False)
+    out.print("\nlaunch                                         points   node time", style="bold")
+    for label, points, cost_s in estimate.deployments:
+        out.print(f"  {label:<44} {points:>6}  {format_duration(cost_s):>9}", markup=False)
+    for reason, points in sorted(estimate.infeasible.items(), key=lambda item: -item[1]):
+        out.print(f"  infeasible: {points} points: {reason}", markup=False)
+    out.print(
+        f"\n{estimate.points} points, {estimate.runs} runs, {estimate.launches} launches:"
+        f" {format_duration(estimate.node_s)} of node time, {estimate.gpu_hours:.1f} GPU-hours"
+        f" ({estimate.source}; every GPU of a node counts, since a launch has the node to itself)",
+        style="bold",
+    )

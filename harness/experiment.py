@@ -1,0 +1,210 @@
+"""One launch, measured: cold baseline, launch, loaded baseline, warm-ups, then repetitions interleaved.
+
+    cold idle | launch | wait out the spin | loaded idle | warm-up of each point
+    repetition 1 of every point, in a seeded order | repetition 2 of every point, in another order | ...
+
+Runs are yielded as they are completed, so that they are stored before the next one begins. The engine is
+stopped however the generator ends.
+"""
+
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.assemble import (
+    Baselines,
+    LaunchContext,
+    Measured,
+    batch_run,
+    check_token_counts,
+    replay_run,
+    unmeasured_run,
+    warmup_run,
+)
+from harness.engines.base import Engine, Served
+from harness.errors import EngineCrashed, EngineError, MeasurementError
+from harness.node import Node
+from harness.plan import Assignment, LaunchPlan
+from harness.points import BatchWorkload, Point, ReplayWorkload
+from harness.records import RunBundle
+from harness.replay import measure_capacity, resolved_schedule
+from harness.workload.requests import request_seed
+
+_COUNTER_PERIOD_S = 0.1
+_WINDOW_MARGIN = 1.05
+"""Batches are planned for this share more than the window, since their duration varies."""
+_INVALID_IN_A_ROW = 5
+"""After so many invalid runs without a valid one the launch is given up: the node is not fit to measure."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """What the warm-up and the latest repetition say of a point: how long a batch takes, what load it takes."""
+
+    prefill_s: float = 0.0
+    full_s: float = 0.0
+    capacity_requests_per_s: float = 0.0
+
+
+def measure_launch(node: Node, plan: LaunchPlan) -> Generator[RunBundle]:
+    """Launch the plan's deployment and take its repetitions; yields each run when it is complete.
+
+    An engine that does not start makes every assignment a failed run. An engine that dies makes the current
+    repetition a failed run and ends the launch; the rest is asked for again by whoever made the plan.
+    """
+    launch_id = uuid.uuid4().hex[:12]
+    context = LaunchContext(node, plan, node.environment(plan.deployment), launch_id)
+    cold = measure_idle(node, plan.rules.idle_s)
+    try:
+        engine = node.launch(plan.deployment, plan.seed)
+    except EngineError as error:
+        for assignment in plan.assignments:
+            yield unmeasured_run(context, assignment, "failed", _engine_reason(error))
+        return
+    try:
+        node.clock.sleep(plan.rules.spin_s)
+        loaded = measure_idle(node, plan.rules.idle_s)
+        context = context.launched(engine, Baselines(cold, loaded))
+        yield from _Launch(node, plan, engine, context).run()
+    finally:
+        engine.stop()
+
+
+def measure_window(node: Node, work: Callable[[], Served]) -> Measured:
+    """Do `work` inside a window of all counters, with quiet time on both sides."""
+    sampler = node.sampler()
+    sampler.start()
+    try:
+        sampler.settle()
+        started_at = node.clock.utc()
+        start_s = sampler.mark()
+        served = work()
+        end_s = sampler.mark()
+        sampler.settle()
+    finally:
+        recording = sampler.stop()
+    return Measured(recording, start_s, end_s, started_at, served)
+
+
+def measure_idle(node: Node, idle_s: float) -> Measured:
+    """A window in which nothing is asked of the node."""
+
+    def wait() -> Served:
+        begin_s = node.clock.monotonic_s()
+        node.clock.sleep(idle_s)
+        return Served.nothing(begin_s, node.clock.monotonic_s())
+
+    return measure_window(node, wait)
+
+
+def _engine_reason(error: EngineError) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    if error.log_path:
+        reason += f" (log: {error.log_path})"
+    return f"{reason}\n{error.log_tail}" if error.log_tail else reason
+
+
+class _Launch:
+    """The part of a launch in which the engine is up."""
+
+    def __init__(self, node: Node, plan: LaunchPlan, engine: Engine, context: LaunchContext) -> None:
+        self._node, self._plan, self._engine, self._context = node, plan, engine, context
+        self._rng = np.random.default_rng(plan.seed)
+        self._pace: dict[str, _Pace] = {}
+        self._invalid_in_a_row = 0
+
+    def run(self) -> Iterator[RunBundle]:
+        for point in self._plan.points:
+            warmup = Assignment(point, repetition=0, attempt=0, purpose="warmup")
+            try:
+                yield self._warm_up(warmup)
+            except EngineError as error:
+                first = next(item for item in self._plan.assignments if item.point == point)
+                yield unmeasured_run(self._context, first, "failed", _engine_reason(error))
+                if isinstance(error, EngineCrashed):
+                    return
+        for assignment in self._interleaved():
+            if assignment.point.point_id not in self._pace:
+                continue
+            try:
+                bundle = self._repetition(assignment)
+            except MeasurementError as error:
+                bundle = unmeasured_run(self._context, assignment, "invalid", f"{type(error).__name__}: {error}")
+            except EngineError as error:
+                yield unmeasured_run(self._context, assignment, "failed", _engine_reason(error))
+                return
+            yield bundle
+            self._invalid_in_a_row = self._invalid_in_a_row + 1 if bundle.run.status == "invalid" else 0
+            if self._invalid_in_a_row >= _INVALID_IN_A_ROW:
+                return
+
+    def _interleaved(self) -> Iterator[Assignment]:
+        """Round by round over the points, each round in a new seeded order (rule 23)."""
+        waiting = {point.point_id: [] for point in self._plan.points}  # type: dict[str, list[Assignment]]
+        for assignment in self._plan.assignments:
+            waiting[assignment.point.point_id].append(assignment)
+        while any(waiting.values()):
+            ids = [point_id for point_id, queue in waiting.items() if queue]
+            for index in self._rng.permutation(len(ids)):
+                yield waiting[ids[index]].pop(0)
+
+    def _warm_up(self, assignment: Assignment) -> RunBundle:
+        """Two batches of each kind, or a saturating replay: warms the engine and tells its pace."""
+        point, pace = assignment.point, _Pace()
+        started_at = self._node.clock.utc()
+        seed = request_seed(point.point_id, 0, self._plan.seed)
+        if isinstance(point.workload, BatchWorkload):
+            prefill = self._engine.prepare_batches(point.workload.prefill_only(), 2, seed)()
+            served = self._engine.prepare_batches(point.workload, 2, seed + 1)()
+            check_token_counts(served, point.workload)
+            pace.prefill_s, pace.full_s = _second_batch_s(prefill), _second_batch_s(served)
+        else:
+            schedule = self._plan.schedules[point.point_id]
+            served, pace.capacity_requests_per_s = measure_capacity(
+                self._engine, schedule, point.deployment.limits.max_sequences, seed
+            )
+        self._pace[point.point_id] = pace
+        return warmup_run(self._context, assignment, served, started_at, pace.capacity_requests_per_s or None)
+
+    def _repetition(self, assignment: Assignment) -> RunBundle:
+        # Another phase against the counters' refresh each time: periodic work can alias (rule 4).
+        self._node.clock.sleep(float(self._rng.uniform(0.0, _COUNTER_PERIOD_S)))
+        if isinstance(assignment.point.workload, BatchWorkload):
+            return self._batch_repetition(assignment, assignment.point.workload)
+        return self._replay_repetition(assignment, assignment.point.workload)
+
+    def _batch_repetition(self, assignment: Assignment, workload: BatchWorkload) -> RunBundle:
+        point_id, window_s = assignment.point.point_id, self._plan.rules.window_s
+        pace = self._pace[point_id]
+        seed = request_seed(point_id, assignment.repetition, assignment.attempt)
+        full = self._measure_batches(workload, pace.full_s, window_s, seed)
+        pace.full_s = (full.end_s - full.start_s) / full.served.batches
+        if workload.generated_tokens == 1:
+            return batch_run(self._context, assignment, full, full)
+        prefill = self._measure_batches(workload.prefill_only(), pace.prefill_s, window_s, seed + 1)
+        pace.prefill_s = (prefill.end_s - prefill.start_s) / prefill.served.batches
+        return batch_run(self._context, assignment, prefill, full)
+
+    def _measure_batches(self, workload: BatchWorkload, batch_s: float, window_s: float, seed: int) -> Measured:
+        batches = max(1, int(np.ceil(window_s * _WINDOW_MARGIN / batch_s)))
+        measured = measure_window(self._node, self._engine.prepare_batches(workload, batches, seed))
+        check_token_counts(measured.served, workload)
+        return measured
+
+    def _replay_repetition(self, assignment: Assignment, workload: ReplayWorkload) -> RunBundle:
+        point: Point = assignment.point
+        capacity = self._pace[point.point_id].capacity_requests_per_s
+        schedule, rate_scale = resolved_schedule(workload, self._plan.schedules[point.point_id], capacity)
+        seed = request_seed(point.point_id, assignment.repetition, assignment.attempt)
+        measured = measure_window(self._node, lambda: self._engine.replay(schedule, workload.drain_s, seed))
+        check_token_counts(measured.served, None)
+        bundle = replay_run(self._context, assignment, measured, schedule, rate_scale)
+        return replace(bundle, run=replace(bundle.run, capacity_requests_per_s=capacity))
+
+
+def _second_batch_s(served: Served) -> float:
+    """Duration of the second of two batches, its gap included; the first one pays for warming up."""
+    ends_s = [float(np.max(served.requests.finished_s[served.requests.batch_index == batch])) for batch in (0, 1)]
+    return ends_s[1] - ends_s[0]

@@ -1,0 +1,210 @@
+"""NVIDIA GPUs through NVML: cumulative energy, instantaneous power, and what disturbs them.
+
+Nothing on the card is ever changed. `pynvml` comes from the distribution nvidia-ml-py.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import psutil
+import pynvml
+
+from harness.errors import BadInput, CounterLost
+from harness.meters.base import Channel, Domain, GpuState
+from harness.meters.reader import AbsentMeter
+
+REFRESH_S = 0.1
+"""A100 and H100 refresh the counter and the power about every 100 ms (arXiv 2312.02741)."""
+_JOULES_PER_COUNT = 1e-3
+_MILLI = 1000.0
+
+_EVENT_REASONS: Mapping[int, str] = {
+    0x2: "applications_clocks_setting",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+"""nvml.h, nvmlClocksEventReason*; bit 0x1 is idle and left out."""
+
+OwnPids = Callable[[], Iterable[int]]
+
+
+def _nobody() -> Iterable[int]:
+    return ()
+
+
+class NvmlGpu:
+    """One GPU: a counter of one channel, and a gauge."""
+
+    def __init__(self, handle: object, own_pids: OwnPids) -> None:
+        """Args: an NVML handle, and a function giving the roots of the engine's process trees now."""
+        self._handle = handle
+        self._own_pids = own_pids
+        self.uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+        self.name = str(pynvml.nvmlDeviceGetName(handle))
+        self.memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        self.channels = (Channel("gpu", self.uuid, _JOULES_PER_COUNT, None, REFRESH_S, "measured"),)
+        self.power_source = "instant" if self._instant_mw() is not None else "power_usage"
+        """`instant`: field 186; `power_usage`: a 1-s average on H100 and on Ampere except GA100."""
+        self._power_limit_w = self._optional(pynvml.nvmlDeviceGetEnforcedPowerLimit)
+
+    @property
+    def power_limit_w(self) -> float | None:
+        """The limit in force when the GPU was opened."""
+        return None if self._power_limit_w is None else self._power_limit_w / _MILLI
+
+    def read(self) -> tuple[int]:
+        with self._lost_on_error():
+            return (int(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)),)
+
+    def power_w(self) -> float:
+        with self._lost_on_error():
+            power_mw = self._instant_mw() if self.power_source == "instant" else None
+            if power_mw is None:
+                power_mw = int(pynvml.nvmlDeviceGetPowerUsage(self._handle))
+            return power_mw / _MILLI
+
+    def state(self, time_s: float) -> GpuState:
+        """Temperature, SM clock, limit, event reasons, and compute processes that are not the engine's.
+
+        What the driver does not tell (a vGPU, say) is None or empty; `processes_readable` says
+        whether an empty `foreign_pids` means that there are none.
+        """
+        with self._lost_on_error():
+            limit_mw = self._optional(pynvml.nvmlDeviceGetEnforcedPowerLimit)
+            return GpuState(
+                device=self.uuid,
+                time_s=time_s,
+                temperature_c=self._optional(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
+                sm_clock_mhz=self._optional(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
+                power_limit_w=None if limit_mw is None else limit_mw / _MILLI,
+                event_reasons=self._event_reasons(),
+                foreign_pids=self._foreign_pids(),
+            )
+
+    def processes_readable(self) -> bool:
+        """Whether the driver lists the processes on this GPU."""
+        with self._lost_on_error():
+            return self._optional_pids() is not None
+
+    def _instant_mw(self) -> int | None:
+        try:
+            value = pynvml.nvmlDeviceGetFieldValues(self._handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])[0]
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_InvalidArgument):
+            return None
+        return int(value.value.uiVal) if value.nvmlReturn == pynvml.NVML_SUCCESS else None
+
+    def _event_reasons(self) -> frozenset[str]:
+        bits = self._optional(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
+        if bits is None:  # older drivers know only the older name
+            bits = self._optional(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        known = int(bits or 0) & ~0x1
+        return frozenset(
+            _EVENT_REASONS.get(1 << i, f"bit_{1 << i:#x}") for i in range(known.bit_length()) if known & 1 << i
+        )
+
+    def _optional_pids(self) -> list[int] | None:
+        try:
+            return [int(process.pid) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)]
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission, pynvml.NVMLError_FunctionNotFound):
+            return None
+
+    def _foreign_pids(self) -> tuple[int, ...]:
+        pids = self._optional_pids() or []
+        own = frozenset(self._own_pids()) if pids else frozenset()
+        return tuple(sorted(pid for pid in pids if not _descends(pid, own)))
+
+    def _optional(self, query: Callable[..., float], *args: int) -> float | None:
+        """A figure that some boards do not have."""
+        with suppress(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NoPermission):
+            return float(query(self._handle, *args))
+        return None
+
+    @contextmanager
+    def _lost_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except pynvml.NVMLError as error:
+            raise CounterLost(f"{self.uuid}: NVML says: {error}") from error
+
+
+def _descends(pid: int, roots: frozenset[int]) -> bool:
+    """Whether a process is one of the roots or below one."""
+    if pid in roots:
+        return True
+    try:
+        return any(parent.pid in roots for parent in psutil.Process(pid).parents())
+    except psutil.Error:  # gone, or of another namespace: not known to be ours
+        return False
+
+
+class NvmlMeter:
+    """All GPUs of the node, in NVML's order; address them by UUID. Use as a context, or call `close`."""
+
+    def __init__(self, gpus: tuple[NvmlGpu, ...], driver_version: str) -> None:
+        """Takes over one initialisation of NVML; made by `open_nvml`."""
+        self.gpus = self.counters = self.gauges = gpus
+        self.driver_version = driver_version
+        self.absent: Mapping[Domain, str] = {}
+        self._open = True
+
+    def __enter__(self) -> "NvmlMeter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            pynvml.nvmlShutdown()
+
+
+def open_nvml(own_pids: OwnPids = _nobody) -> NvmlMeter | AbsentMeter:
+    """Initialise NVML and open every GPU, or say why there is none.
+
+    Args:
+        own_pids: roots of process trees that belong on the GPUs; asked at every state reading.
+
+    Raises:
+        BadInput: MIG is enabled on a GPU: each instance would carry the whole board's energy.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return AbsentMeter({"gpu": f"no NVIDIA driver answers here (NVML says: {error})"})
+    try:
+        gpus = _open_gpus(own_pids)
+        version = str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError as error:
+        pynvml.nvmlShutdown()
+        return AbsentMeter({"gpu": f"the NVIDIA driver does not give GPU energy (NVML says: {error})"})
+    except BadInput:
+        pynvml.nvmlShutdown()
+        raise
+    if not gpus:
+        pynvml.nvmlShutdown()
+        return AbsentMeter({"gpu": "the NVIDIA driver is loaded and shows no GPU"})
+    return NvmlMeter(gpus, version)
+
+
+def _open_gpus(own_pids: OwnPids) -> tuple[NvmlGpu, ...]:
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    for handle in handles:
+        _refuse_mig(handle)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # not supported before Volta
+    return tuple(NvmlGpu(handle, own_pids) for handle in handles)
+
+
+def _refuse_mig(handle: object) -> None:
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
+        return
+    if current == pynvml.NVML_DEVICE_MIG_ENABLE:
+        uuid = pynvml.nvmlDeviceGetUUID(handle)
+        raise BadInput(f"GPU {uuid}", "MIG enabled", "a whole GPU (MIG disabled)", f"sudo nvidia-smi -i {uuid} -mig 0")

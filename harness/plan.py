@@ -1,0 +1,61 @@
+"""What is asked of an agent: how to measure, and which repetitions in one launch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.points import Deployment, Point, Schedule
+from harness.records import Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementRules:
+    """How a repetition is measured.
+
+    Attributes:
+        repetitions: valid repetitions that make a point done.
+        window_s: a window of batches is at least this long (NVML's counter moves every 0.1 s).
+        idle_s: length of each idle baseline.
+        spin_s: wait between the last work and the loaded baseline: engine workers spin for about 1 s after
+            the last message (measurement rule 17).
+        max_attempts: tries at one repetition before it is given up.
+        warm_drift_c: a start temperature this far from the launch's first one is flagged (rule 23).
+    """
+
+    repetitions: int = 5
+    window_s: float = 2.0
+    idle_s: float = 5.0
+    spin_s: float = 2.0
+    max_attempts: int = 3
+    warm_drift_c: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One repetition to take."""
+
+    point: Point
+    repetition: int
+    attempt: int
+    purpose: Purpose = "sweep"
+    lengths_from: str = ""
+    """Trace that the lengths of a batch were drawn from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaunchPlan:
+    """One life of an engine: its deployment and the repetitions to take in it.
+
+    `schedules` holds the requests of each replay point, by point id.
+    """
+
+    sweep: str
+    deployment: Deployment
+    assignments: tuple[Assignment, ...]
+    rules: MeasurementRules
+    seed: int
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The distinct points, in order of first appearance."""
+        return tuple(dict.fromkeys(assignment.point for assignment in self.assignments))

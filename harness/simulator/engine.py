@@ -1,0 +1,259 @@
+"""A simulated serving engine: gated batches and replays, as steps with times, tokens and power."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.engines.base import Requests, Served, Steps
+from harness.errors import EngineCrashed, EngineError
+from harness.feasibility import kv_cache_tokens
+from harness.points import BatchWorkload, Deployment, FloatArray, IntArray, Schedule
+from harness.simulator.activity import batch_activity, replay_activity
+from harness.simulator.batching import Batching, Scheduler, StepTime
+from harness.simulator.hardware import Hardware
+from harness.simulator.latency import LatencyConstants
+from harness.simulator.power import StepCost, StepModel
+from harness.simulator.seeds import factor, generator, noise
+
+ENGINE_VERSION = "simulated-1"
+GAP_S = 15e-3
+GAP_SD = 0.10
+STEP_SD = 0.01
+LAUNCH_SD = 0.007
+WINDOW_SD = 0.004
+STOP_S = 3.0
+_GAP_BEFORE_SHARE = 0.8
+"""Of the gap between batches, most lies before the first step (enqueue, resume), the rest after the last."""
+_TRANSIT_S = 0.3e-3
+_SEND_S = 0.2e-3
+_NOISE_BLOCK = 4096
+_KEPT_SHAPES = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """One gated batch of a workload: its steps (times are step numbers), and what they cost."""
+
+    batching: Batching
+    cost: StepCost
+
+
+class SimulatedEngine:
+    """One life of an engine on the GPUs that the hardware holds for it; made by `SimulatedNode.launch`."""
+
+    def __init__(
+        self, hardware: Hardware, deployment: Deployment, latency: LatencyConstants, seed: int, load_s: float
+    ) -> None:
+        self._hardware, self._deployment, self._load_s = hardware, deployment, load_s
+        self._model = StepModel(deployment, hardware.spec.gpu, latency, hardware.power)
+        self._kv_tokens = kv_cache_tokens(deployment, hardware.spec.gpu)
+        self._gpu_uuids = tuple(hardware.gpu_uuids[index] for index in hardware.held)
+        self._launch = (hardware.seed, deployment.deployment_id, seed)
+        random = generator("launch", *self._launch)
+        self._time_factor, self._power_factor = factor(random, LAUNCH_SD), factor(random, LAUNCH_SD)
+        self._shapes: dict[BatchWorkload, _Shape] = {}
+        self._windows = 0
+        self._ended = ""
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        return self._gpu_uuids
+
+    @property
+    def version(self) -> str:
+        return ENGINE_VERSION
+
+    @property
+    def load_s(self) -> float:
+        return self._load_s
+
+    @property
+    def running(self) -> bool:
+        """Neither stopped nor crashed."""
+        return not self._ended
+
+    def stop(self) -> None:
+        if self.running:
+            self._end("stopped")
+            self._hardware.clock.sleep(STOP_S)
+
+    def prepare_batches(self, workload: BatchWorkload, batches: int, seed: int) -> Callable[[], Served]:
+        self._check_usable(workload.prompt_tokens + workload.generated_tokens)
+        shape = self._shape(workload)
+        return lambda: self._serve_batches(workload, shape, batches, seed)
+
+    def replay(self, schedule: Schedule, drain_s: float, seed: int) -> Served:
+        longest_tokens = schedule.prompt_tokens + schedule.generated_tokens
+        self._check_usable(int(longest_tokens.max(initial=0)))
+        start_s = self._hardware.clock.monotonic_s()
+        if self._batches_before_crash(1) == 0:
+            self._crash()
+        random, time_factor, power_factor = self._window("replay", seed)
+        sent_s = np.maximum.accumulate(schedule.arrival_s + random.exponential(_SEND_S, len(schedule)))
+        deadline_s = (float(schedule.arrival_s[-1]) if len(schedule) else 0.0) + drain_s
+        batching = Scheduler(
+            sent_s,
+            schedule.prompt_tokens,
+            schedule.generated_tokens,
+            self._deployment.limits,
+            self._kv_tokens,
+            self._noisy_step_time(random, time_factor),
+            deadline_s - _TRANSIT_S,
+        ).run()
+        all_finished = not np.isnan(batching.finished_s).any()
+        length_s = float((batching.finished_s + _TRANSIT_S).max(initial=0.0)) if all_finished else deadline_s
+        cost = self._cost(batching, self._model.micro_batches(batching.prefill_requests + batching.decode_requests))
+        self._hardware.work(
+            replay_activity(
+                self._deployment, batching, cost, start_s, length_s, power_factor, self._hardware.host_power
+            )
+        )
+        requests = Requests(
+            batch_index=np.zeros(len(schedule), np.int64),
+            scheduled_s=start_s + schedule.arrival_s,
+            sent_s=start_s + sent_s,
+            admitted_s=start_s + batching.admitted_s,
+            first_token_s=start_s + batching.first_token_s + _TRANSIT_S,
+            finished_s=start_s + batching.finished_s + _TRANSIT_S,
+            prompt_tokens=schedule.prompt_tokens,
+            generated_tokens=batching.generated_tokens,
+            asked_tokens=schedule.generated_tokens,
+        )
+        steps = _steps(batching, (start_s + batching.start_s)[None], batching.duration_s[None])
+        return Served(start_s, self._hardware.clock.monotonic_s(), 1, requests, steps)
+
+    def _serve_batches(self, workload: BatchWorkload, shape: _Shape, batches: int, seed: int) -> Served:
+        self._check_usable(0)
+        served = self._batches_before_crash(batches)
+        random, time_factor, power_factor = self._window(workload.label, seed)
+        start_s = self._hardware.clock.monotonic_s()
+        steps = len(shape.batching)
+        step_s = shape.cost.duration_s * time_factor * noise(random, STEP_SD, (served, steps))
+        gap_s = GAP_S * noise(random, GAP_SD, (served, 1))
+        segment_s = np.concatenate((gap_s * _GAP_BEFORE_SHARE, step_s, gap_s * (1 - _GAP_BEFORE_SHARE)), axis=1)
+        time_s = start_s + np.concatenate(([0.0], np.cumsum(segment_s)))
+        if served:
+            self._hardware.work(
+                batch_activity(self._deployment, shape.cost, time_s, power_factor, self._hardware.host_power)
+            )
+        if served < batches:
+            self._crash()
+        bound_s = time_s[:-1].reshape(batches, steps + 2)
+        requests = _batch_requests(workload, shape.batching, bound_s[:, 0], bound_s[:, 1:])
+        made = _steps(shape.batching, bound_s[:, 1:-1], np.diff(bound_s[:, 1:], axis=1))
+        return Served(start_s, self._hardware.clock.monotonic_s(), batches, requests, made)
+
+    def _shape(self, workload: BatchWorkload) -> _Shape:
+        """The steps of one batch: alike for all batches of a workload, so found once."""
+        if workload not in self._shapes:
+            size = workload.batch_size
+            batching = Scheduler(
+                np.zeros(size),
+                np.full(size, workload.prompt_tokens),
+                np.full(size, workload.generated_tokens),
+                self._deployment.limits,
+                self._kv_tokens,
+                lambda tokens, sequences, context_tokens, pairs: 1.0,
+            ).run()
+            if len(self._shapes) == _KEPT_SHAPES:
+                self._shapes.clear()
+            # A gated batch cannot overlap itself in a pipeline: it is one micro-batch.
+            self._shapes[workload] = _Shape(batching, self._cost(batching, np.ones(len(batching))))
+        return self._shapes[workload]
+
+    def _cost(self, batching: Batching, micro: FloatArray) -> StepCost:
+        return self._model.cost(
+            (batching.prefill_tokens + batching.decode_requests).astype(np.float64),
+            (batching.prefill_requests + batching.decode_requests).astype(np.float64),
+            batching.context_tokens.astype(np.float64),
+            batching.pairs.astype(np.float64),
+            micro,
+        )
+
+    def _noisy_step_time(self, random: np.random.Generator, time_factor: float) -> StepTime:
+        model, stages = self._model, self._deployment.pipeline_parallel
+        block: list[float] = []
+
+        def step_time(tokens: int, sequences: int, context_tokens: int, pairs: int) -> float:
+            if not block:
+                block.extend((time_factor * noise(random, STEP_SD, (_NOISE_BLOCK,))).tolist())
+            return block.pop() * model.duration_s(tokens, sequences, context_tokens, pairs, min(sequences, stages))
+
+        return step_time
+
+    def _window(self, label: str, seed: int) -> tuple[np.random.Generator, float, float]:
+        """Generator of one window, and its factors on time and on dynamic power."""
+        self._windows += 1
+        random = generator("window", *self._launch, self._windows, label, seed)
+        time_factor = self._time_factor * factor(random, WINDOW_SD)
+        return random, time_factor, self._power_factor * factor(random, WINDOW_SD)
+
+    def _batches_before_crash(self, batches: int) -> int:
+        """How many of the next batches the engine survives."""
+        begun = self._hardware.batches_begun
+        crash_at = [number for number in self._hardware.faults.crash_at if begun < number <= begun + batches]
+        survived = min(crash_at) - begun - 1 if crash_at else batches
+        self._hardware.batches_begun += min(survived + 1, batches)
+        return survived
+
+    def _crash(self) -> None:
+        self._end("crashed")
+        self._check_usable(0)
+
+    def _end(self, how: str) -> None:
+        self._ended = how
+        self._hardware.hold(())
+
+    def _check_usable(self, longest_tokens: int) -> None:
+        if self._ended == "crashed":
+            raise EngineCrashed("the engine has crashed", "CUDA error: an illegal memory access was encountered")
+        if self._ended:
+            raise EngineError("the engine has been stopped")
+        limit = self._deployment.limits.max_context_tokens
+        if longest_tokens > limit:
+            raise EngineError(f"a request of {longest_tokens} tokens exceeds the context of {limit}")
+
+
+def _steps(batching: Batching, start_s: FloatArray, duration_s: FloatArray) -> Steps:
+    """Steps of (batches, m) times, all of the same composition."""
+    batches = len(start_s)
+
+    def repeated(values: IntArray) -> IntArray:
+        return np.tile(values, batches)
+
+    return Steps(
+        start_s=start_s.ravel(),
+        duration_s=duration_s.ravel(),
+        batch_index=np.repeat(np.arange(batches), len(batching)),
+        prefill_requests=repeated(batching.prefill_requests),
+        prefill_tokens=repeated(batching.prefill_tokens),
+        decode_requests=repeated(batching.decode_requests),
+        context_tokens=repeated(batching.context_tokens),
+    )
+
+
+def _batch_requests(workload: BatchWorkload, batching: Batching, sent_s: FloatArray, bound_s: FloatArray) -> Requests:
+    """Requests of all batches: the shape's times are step numbers, which pick from each batch's bounds.
+
+    Args:
+        sent_s: (batches,) when each batch was due.
+        bound_s: (batches, m + 1) bounds of the steps.
+    """
+    batches, size = len(bound_s), workload.batch_size
+    admitted_s, first_s, finished_s = (
+        bound_s[:, moment.astype(np.int64)].ravel()
+        for moment in (batching.admitted_s, batching.first_token_s, batching.finished_s)
+    )
+    scheduled_s = np.repeat(sent_s, size)
+    return Requests(
+        batch_index=np.repeat(np.arange(batches), size),
+        scheduled_s=scheduled_s,
+        sent_s=scheduled_s + _SEND_S,
+        admitted_s=admitted_s,
+        first_token_s=first_s + _TRANSIT_S,
+        finished_s=finished_s + _TRANSIT_S,
+        prompt_tokens=np.full(batches * size, workload.prompt_tokens),
+        generated_tokens=np.tile(batching.generated_tokens, batches),
+        asked_tokens=np.full(batches * size, workload.generated_tokens),
+    )

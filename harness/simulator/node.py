@@ -1,0 +1,181 @@
+"""A node without hardware behind it: engines, meters and a clock that only computation moves."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from harness.clock import VirtualClock
+from harness.errors import LaunchFailed
+from harness.feasibility import deployment_obstacle
+from harness.meters.base import Domain
+from harness.points import Deployment, Environment, NodeSpec, Source
+from harness.simulator.activity import Activity
+from harness.simulator.engine import ENGINE_VERSION, SimulatedEngine
+from harness.simulator.faults import NO_FAULTS, Faults
+from harness.simulator.hardware import Hardware
+from harness.simulator.latency import LatencyConstants
+from harness.simulator.power import PowerConstants, dram_w
+from harness.simulator.sampler import SimulatedSampler
+from harness.simulator.seeds import factor, generator
+
+READ_BYTES_PER_S = 2e9
+START_S = 40.0
+"""Of a launch without its weights: imports, compilation, graph capture."""
+_LOAD_SD = 0.05
+_FAILED_LAUNCH_S = 30.0
+_DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Truth:
+    """What the counters should have shown. For tests: no harness code may look at it."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._hardware = hardware
+
+    def energy_j(self, domain: Domain, device: str | None, start_s: float, end_s: float) -> float:
+        """Exact energy without any board's gain, J.
+
+        Args:
+            domain, device: a channel's, or a device of None for all of the domain's (of `gpu`: all GPUs).
+            start_s, end_s: monotonic, no further back than the last minute or the last recording.
+
+        Raises:
+            ValueError: the start is no longer known, or there is no such device.
+        """
+        hardware = self._hardware
+        view = hardware.view(start_s)
+        if start_s < view.time_s[0] or end_s > view.time_s[-1]:
+            raise ValueError(f"the power is known from {view.time_s[0]} to {view.time_s[-1]}")
+        shares = {
+            "gpu": {uuid: (row, 1.0) for row, uuid in enumerate(hardware.gpu_uuids)},
+            "cpu": {"": (hardware.cpu_row, 1.0)},
+            "dram": {"": (hardware.dram_row, 1.0)},
+        }[domain]
+        if device is not None:
+            shares |= {
+                counter.channel.device: (counter.row, counter.share)
+                for counter in hardware.rapl_counters
+                if counter.channel.domain == domain
+            }
+            if device not in shares:
+                raise ValueError(f"no device {device} in {domain}")
+            shares = {device: shares[device]}
+        bounds_s = np.array([start_s, end_s])
+        return sum(share * float(np.diff(view.at(row, bounds_s))[0]) for row, share in shares.values())
+
+
+class SimulatedNode:
+    """A node of some kind with simulated GPUs, processors, counters and engines.
+
+    The same name and seed, and the same calls, give the same numbers; no call takes real time beyond its
+    computation. One engine runs at a time.
+
+    Args:
+        spec: the kind of node.
+        name: its host name; GPU UUIDs follow from it.
+        seed: of everything that varies.
+        gain_sd: spread of the boards' gains (0: every counter is true).
+        start_utc: wall clock at the beginning; a fixed date by default.
+        latency, power: constants of the model.
+        faults: what goes wrong.
+    """
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        name: str,
+        seed: int,
+        *,
+        gain_sd: float = 0.02,
+        start_utc: datetime | None = None,
+        latency: LatencyConstants | None = None,
+        power: PowerConstants | None = None,
+        faults: Faults = NO_FAULTS,
+    ) -> None:
+        self._name = name
+        self._latency = latency or LatencyConstants()
+        self._hardware = Hardware(
+            spec, name, seed, gain_sd, start_utc or _DEFAULT_START, power or PowerConstants(), faults
+        )
+        self._engine: SimulatedEngine | None = None
+        self.truth = Truth(self._hardware)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def spec(self) -> NodeSpec:
+        return self._hardware.spec
+
+    @property
+    def source(self) -> Source:
+        return "simulated"
+
+    @property
+    def clock(self) -> VirtualClock:
+        return self._hardware.clock
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """UUIDs of all GPUs of the node."""
+        return self._hardware.gpu_uuids
+
+    @property
+    def segments_kept(self) -> int:
+        """How many stretches of constant power are in memory."""
+        return self._hardware.segments_kept
+
+    def environment(self, deployment: Deployment) -> Environment:
+        gpu = self.spec.gpu
+        return Environment(
+            source="simulated",
+            node_kind=self.spec.kind,
+            gpu=gpu.kind,
+            gpu_name=gpu.name,
+            driver_version="simulated",
+            engine=deployment.limits.engine,
+            engine_version=ENGINE_VERSION,
+            power_limit_w=gpu.tdp_w,
+        )
+
+    def sampler(self) -> SimulatedSampler:
+        return SimulatedSampler(self._hardware)
+
+    def launch(self, deployment: Deployment, seed: int) -> SimulatedEngine:
+        hardware = self._hardware
+        if self._engine is not None and self._engine.running:
+            raise LaunchFailed("another engine holds the GPUs of this node")
+        obstacle = self._obstacle(deployment)
+        if obstacle:
+            hardware.clock.sleep(_FAILED_LAUNCH_S)
+            raise LaunchFailed(f"the engine did not become ready: {obstacle}", log_tail=obstacle)
+        random = generator("load", hardware.seed, deployment.deployment_id, seed)
+        # Boards differ, so launches go round them: any aligned group of the node's GPUs.
+        group = int(random.integers(self.spec.gpus // deployment.gpus)) * deployment.gpus
+        hardware.hold(tuple(range(group, group + deployment.gpus)))
+        weights_s = deployment.model.weight_bytes(deployment.bits) / READ_BYTES_PER_S
+        load_s = (weights_s + START_S) * factor(random, _LOAD_SD)
+        host = hardware.host_power
+        now_s = hardware.clock.monotonic_s()
+        hardware.work(
+            Activity(
+                time_s=np.array([now_s, now_s + load_s]),
+                dynamic_w=np.zeros((deployment.gpus, 1)),
+                cpu_w=np.array([host.serving_cpu_w]),
+                dram_w=np.array([dram_w(self.spec.cpu, hardware.power.dram_load_share)]),
+                relative_clock=np.ones(1),
+            )
+        )
+        self._engine = SimulatedEngine(hardware, deployment, self._latency, seed, load_s)
+        return self._engine
+
+    def _obstacle(self, deployment: Deployment) -> str:
+        limits = deployment.limits
+        if deployment.deployment_id in self._hardware.faults.failing_deployments:
+            return "RuntimeError: NCCL error: unhandled system error"
+        if deployment.gpu != self.spec.gpu.kind:
+            return f"the deployment is for {deployment.gpu}, the node has {self.spec.gpu.kind}"
+        if limits.token_budget < limits.max_sequences:
+            return f"token budget {limits.token_budget} is below max_sequences {limits.max_sequences}"
+        return deployment_obstacle(deployment, self.spec.gpu, self.spec.gpus)

@@ -1,0 +1,176 @@
+"""All points of a sweep, in the order in which a first look at the space should take them.
+
+Deployments are ordered so that each is as far as can be from those before it (in GPU, model size, TP, PP,
+bits, engine); each gets batch lengths from a low-discrepancy sequence over the trace's own joint
+distribution, shared by all deployments, so that together they fill the trace's space evenly. Any prefix of
+the order is therefore well spread, and every deployment needs one launch only.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from harness.deployment.sweepfile import BatchSpace, ReplaySpec, Sweep
+from harness.errors import BadInput
+from harness.points import BatchWorkload, Deployment, Point, ReplayWorkload, Schedule, content_id
+from harness.workload.azure import Trace
+from harness.workload.slices import choose_slice, make_schedule, pick_lengths
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+FindTrace = Callable[[str], Trace]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A point that the sweep may take, and why it is a candidate."""
+
+    point: Point
+    lengths_from: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The candidates of one deployment: they share launches."""
+
+    deployment: Deployment
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """Groups in the order to take them, and the requests of every replay point by point id."""
+
+    groups: tuple[Group, ...]
+    schedules: Mapping[str, Schedule]
+
+    def first(self, points: int | None, feasible: Callable[[Point], bool]) -> "Space":
+        """The groups up to the first `points` feasible points; the infeasible ones met on the way stay."""
+        if points is None:
+            return self
+        kept: list[Group] = []
+        left = points
+        for group in self.groups:
+            if left <= 0:
+                break
+            taken: list[Candidate] = []
+            for candidate in group.candidates:
+                if left <= 0:
+                    break
+                taken.append(candidate)
+                left -= feasible(candidate.point)
+            kept.append(replace(group, candidates=tuple(taken)))
+        return Space(tuple(kept), self.schedules)
+
+
+def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
+    """All candidates of a sweep.
+
+    Args:
+        find_trace: name or path of a trace -> the trace (or the profile's sample, named as such).
+        seed: decides the order of lengths and sizes, nothing else.
+
+    Raises:
+        BadInput: a trace that cannot be read, a slice without requests.
+    """
+    deployments = spread_out(sweep.deployments)
+    names = [space.trace for space in sweep.batches if space.trace] + [spec.trace for spec in sweep.replays]
+    traces = {name: find_trace(name) for name in dict.fromkeys(names)}
+    batches: dict[Deployment, list[Candidate]] = {deployment: [] for deployment in deployments}
+    for space in sweep.batches:
+        for deployment, candidate in _batch_candidates(space, deployments, traces, seed):
+            if candidate.point not in (known.point for known in batches[deployment]):
+                batches[deployment].append(candidate)
+    groups: list[Group] = []
+    schedules: dict[str, Schedule] = {}
+    made: dict[tuple[ReplaySpec, int], tuple[ReplayWorkload, Schedule]] = {}
+    for deployment in deployments:
+        replays: list[Candidate] = []
+        context = deployment.limits.max_context_tokens
+        for spec in sweep.replays:
+            if (spec, context) not in made:
+                made[spec, context] = _replay(spec, traces[spec.trace], context)
+            workload, schedule = made[spec, context]
+            point = Point(deployment, workload)
+            schedules[point.point_id] = schedule
+            replays.append(Candidate(point, workload.trace, "one replay of the trace per deployment"))
+        groups.append(Group(deployment, (*batches[deployment], *replays)))
+    return Space(tuple(groups), schedules)
+
+
+def spread_out(deployments: tuple[Deployment, ...]) -> list[Deployment]:
+    """Farthest-first order: each deployment is as far as can be from all before it.
+
+    The first is the one nearest to the middle; ties keep the given order.
+    """
+    if not deployments:
+        return []
+    kinds = sorted({deployment.gpu for deployment in deployments})
+    engines = sorted({deployment.limits.engine for deployment in deployments})
+    features = np.array(
+        [
+            [
+                kinds.index(item.gpu),
+                math.log10(item.model.parameters),
+                math.log2(item.tensor_parallel) / 2,
+                math.log2(item.pipeline_parallel) / 2,
+                item.bits / 16,
+                engines.index(item.limits.engine),
+            ]
+            for item in deployments
+        ]
+    )
+    order = [int(np.argmin(np.linalg.norm(features - features.mean(axis=0), axis=1)))]
+    nearest = np.linalg.norm(features - features[order[0]], axis=1)
+    while len(order) < len(deployments):
+        nearest[order] = -1.0
+        chosen = int(np.argmax(nearest))
+        order.append(chosen)
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[chosen], axis=1))
+    return [deployments[index] for index in order]
+
+
+def _batch_candidates(
+    space: BatchSpace, deployments: list[Deployment], traces: Mapping[str, Trace], seed: int
+) -> list[tuple[Deployment, Candidate]]:
+    if not space.trace:
+        return [
+            (deployment, Candidate(Point(deployment, BatchWorkload(size, *lengths)), "", "grid"))
+            for deployment in deployments
+            for size, lengths in product(space.sizes, space.grid)
+        ]
+    trace, count = traces[space.trace], space.per_deployment
+    candidates: list[tuple[Deployment, Candidate]] = []
+    contexts = sorted({deployment.limits.max_context_tokens for deployment in deployments})
+    by_context = {context: pick_lengths(trace, count * len(deployments), seed, context) for context in contexts}
+    start = int(content_id([seed, trace.name], 8), 16) / 16**8
+    for position, deployment in enumerate(deployments):
+        lengths = by_context[deployment.limits.max_context_tokens]
+        for index in range(position * count, (position + 1) * count):
+            # The golden-ratio sequence spreads sizes evenly over any run of picks.
+            size = space.sizes[int((start + index * _GOLDEN) % 1.0 * len(space.sizes))]
+            prompt_tokens, generated_tokens = (int(tokens) for tokens in lengths[index % len(lengths)])
+            point = Point(deployment, BatchWorkload(size, prompt_tokens, generated_tokens))
+            candidates.append((deployment, Candidate(point, trace.name, f"fills the lengths of {trace.name}")))
+    return candidates
+
+
+def _replay(spec: ReplaySpec, trace: Trace, context: int) -> tuple[ReplayWorkload, Schedule]:
+    start_s = choose_slice(trace, spec.duration_s, spec.slice_rule)
+    schedule = make_schedule(trace, start_s, spec.duration_s, context, spec.context_policy)
+    if len(schedule) < 1:
+        raise BadInput(f"slice of {trace.name}", f"{start_s:g}s+{spec.duration_s:g}s", "a slice that holds requests")
+    workload = ReplayWorkload(
+        trace=trace.name,
+        trace_sha256=trace.sha256,
+        start_s=start_s,
+        duration_s=spec.duration_s,
+        context_policy=spec.context_policy,
+        drain_s=spec.drain_s,
+        rate_scale=spec.rate_scale,
+        capacity_share=spec.capacity_share,
+    )
+    return workload, schedule

@@ -1,0 +1,144 @@
+"""Folders of several nodes into one, each run once."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.errors import BadInput, StoreError, StoreRefused
+from harness.points import Source
+from harness.schema import TABLES
+from harness.store.layout import common_source, require_results, table_segments
+from harness.store.reader import headers, run_ids, stream
+from harness.store.writer import Writer
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What one folder gave: runs that were new, and runs that the target had."""
+
+    path: Path
+    added: int
+    already_there: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did, folder by folder."""
+
+    target: Path
+    sources: tuple[SourceReport, ...]
+
+    @property
+    def added(self) -> int:
+        return sum(source.added for source in self.sources)
+
+    @property
+    def already_there(self) -> int:
+        return sum(source.already_there for source in self.sources)
+
+
+def merge(sources: Sequence[Path], target: Path) -> MergeReport:
+    """Bring the runs of several folders, with their details, into `target`; the sources stay as they are.
+
+    A run that is there already with the same row is skipped, so a merge that was interrupted is simply run
+    again. All folders are compared before anything is written.
+
+    Args:
+        target: a results folder, or a folder to be made.
+
+    Raises:
+        BadInput: a source that is no results folder, or is the target.
+        StoreRefused: measured and simulated runs; one run with two contents; or as `Writer`.
+        StoreFull, StoreError, UnreadableFile: folders that were finished before are in the target.
+    """
+    kinds = {folder: _kind(folder) for folder in sources}
+    if len(set(kinds.values())) > 1:
+        shown = ", ".join(f"{folder}: {kind}" for folder, kind in kinds.items())
+        raise StoreRefused("DIR", shown, "folders that are all measured or all simulated", "merge each kind apart")
+    for folder in sources:
+        if target.exists() and folder.samefile(target):
+            raise BadInput("--results", str(target), "a folder that is not one of the sources", "name another")
+    source = next(iter(kinds.values()), None)
+    if source is None:
+        raise BadInput("DIR", "(none given)", "one or more results folders")
+    with Writer(target, source, f"merge of {len(sources)} folders", durable=source == "measured") as writer:
+        try:
+            plan = _compare(sources, target, source)
+            for folder, new_ids, _ in plan:
+                if new_ids:
+                    wanted = pa.array(new_ids, pa.string())
+                    writer.append_parts(new_ids, {table: _rows(folder, table, source, wanted) for table in TABLES})
+        except FileNotFoundError as error:
+            raise StoreError(f"{error.filename}: compacted while being merged; run the merge again") from error
+        writer.compact()
+    return MergeReport(target, tuple(SourceReport(folder, len(new), old) for folder, new, old in plan))
+
+
+def _kind(folder: Path) -> Source:
+    require_results(folder)
+    source = common_source(headers(table_segments(folder, "runs")))
+    if source is None:
+        raise BadInput("DIR", str(folder), "a results folder; this one has no runs", "check the path")
+    return cast(Source, source)
+
+
+def _compare(sources: Sequence[Path], target: Path, source: str) -> list[tuple[Path, list[str], int]]:
+    """For each folder, the ids that are new, and how many are not.
+
+    Raises:
+        StoreRefused: naming runs that differ from one folder to another.
+    """
+    known = {run_id: (target, digest) for run_id, digest in _digests(target, source)}
+    plan: list[tuple[Path, list[str], int]] = []
+    for folder in sources:
+        new_ids, old, differing = [], 0, []
+        for run_id, digest in _digests(folder, source):
+            if run_id not in known:
+                known[run_id] = (folder, digest)
+                new_ids.append(run_id)
+            elif known[run_id][1] == digest:
+                old += 1
+            else:
+                differing.append(f"{run_id} (in {known[run_id][0]} and {folder})")
+        if differing:
+            more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+            shown = "; ".join(differing[:_SHOWN]) + more
+            raise StoreRefused(
+                "DIR",
+                f"{len(differing)} runs",
+                f"the same content wherever a run is; these differ: {shown}",
+                "find out which folder is right and leave the other out",
+            )
+        plan.append((folder, new_ids, old))
+    return plan
+
+
+def _digests(folder: Path, source: str) -> Iterator[tuple[str, bytes]]:
+    """Each run's id, and a digest of its row."""
+    for part in stream(table_segments(folder, "runs"), "runs", source):
+        texts = [_as_text(part[name].combine_chunks()) for name in part.column_names]
+        rows = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
+        for run_id, row in zip(run_ids(part).to_pylist(), rows.to_pylist(), strict=True):
+            yield run_id, hashlib.blake2b(row.encode(), digest_size=16).digest()
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.int64()).cast(pa.string())
+    if pa.types.is_list(column.type):
+        return pc.binary_join(column.cast(pa.list_(pa.string())), "\x1e")
+    return column.cast(pa.string())
+
+
+def _rows(folder: Path, table: str, source: str, wanted: pa.Array) -> Iterator[pa.Table]:
+    """Rows of a table that belong to the wanted runs."""
+    for part in stream(table_segments(folder, table), table, source):
+        ids = run_ids(part) if table == "runs" else part["run_id"]
+        yield part.filter(pc.is_in(ids, wanted))

@@ -1,0 +1,1 @@
+"""What the serving engine is asked to do: traces, their slices, token lengths and prompts."""

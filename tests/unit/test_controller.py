@@ -1,0 +1,143 @@
+"""The controller asks for what is missing, and for nothing else."""
+
+from dataclasses import dataclass, field
+
+from harness.controller import Controller
+from harness.plan import MeasurementRules
+from harness.points import Deployment, Environment, Point
+from harness.space import Candidate, Group, Space, spread_out
+from tests.unit.builders import batch_point, deployment
+
+RULES = MeasurementRules(repetitions=3, max_attempts=2)
+
+
+@dataclass(frozen=True)
+class Run:
+    point_id: str
+    environment_id: str
+    repetition: int
+    attempt: int
+    status: str = "ok"
+    purpose: str = "sweep"
+
+
+@dataclass(frozen=True)
+class FakeHost:
+    name: str = "node-1"
+    gpu: str = "h100"
+    driver: str = "1"
+    obstacles: dict[str, str] = field(default_factory=dict)
+
+    def hosts(self, item: Deployment) -> bool:
+        return item.gpu == self.gpu
+
+    def obstacle(self, point: Point) -> str:
+        return self.obstacles.get(point.point_id, "")
+
+    def environment(self, item: Deployment) -> Environment:
+        return Environment("simulated", "dgx", item.gpu, "board", self.driver, "vllm", "1", None)
+
+
+SMALL, LARGE = batch_point(1), batch_point(8)
+OTHER = batch_point(1, tp=2)
+
+
+def controller() -> Controller:
+    groups = (
+        Group(SMALL.deployment, (Candidate(SMALL, "", "w"), Candidate(LARGE, "", "w"))),
+        Group(OTHER.deployment, (Candidate(OTHER, "", "w"),)),
+    )
+    return Controller("s", Space(groups, {}), RULES, seed=0)
+
+
+def environment_id(host: FakeHost, point: Point = SMALL) -> str:
+    return host.environment(point.deployment).environment_id
+
+
+def runs(host: FakeHost, point: Point, *outcomes: tuple[int, int, str]) -> list[Run]:
+    return [Run(point.point_id, environment_id(host, point), rep, att, status) for rep, att, status in outcomes]
+
+
+def test_one_launch_holds_all_repetitions_of_a_deployment() -> None:
+    asked = controller()
+    plan = asked.ask(FakeHost())
+    assert plan is not None
+    assert len(plan.assignments) == 6
+    assert {item.point for item in plan.assignments} == {SMALL, LARGE}
+    second = asked.ask(FakeHost())
+    assert second is not None
+    assert second.deployment == OTHER.deployment
+    assert asked.ask(FakeHost()) is None, "both are in flight"
+
+
+def test_a_new_controller_asks_only_for_what_is_missing() -> None:
+    host, asked = FakeHost(), controller()
+    asked.tell(runs(host, SMALL, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    asked.tell(runs(host, LARGE, (1, 1, "ok"), (2, 1, "invalid")))
+    plan = asked.ask(host)
+    assert plan is not None
+    assert [(item.point, item.repetition, item.attempt) for item in plan.assignments] == [(LARGE, 2, 2), (LARGE, 3, 1)]
+
+
+def test_order_of_telling_does_not_matter() -> None:
+    host = FakeHost()
+    told = runs(host, SMALL, (1, 1, "failed"), (1, 2, "ok"), (2, 1, "saturated"), (3, 1, "ok"))
+    for order in (told, told[::-1]):
+        asked = controller()
+        asked.tell(order)
+        assert asked.standing(SMALL, environment_id(host)).done
+
+
+def test_a_repetition_is_given_up_after_its_attempts() -> None:
+    host, asked = FakeHost(), controller()
+    asked.tell(runs(host, OTHER, (1, 1, "failed"), (1, 2, "invalid"), (2, 1, "ok"), (3, 1, "ok")))
+    standing = asked.standing(OTHER, environment_id(host, OTHER))
+    assert (standing.given_up, standing.done) == (1, False)
+    plans = [asked.ask(host), asked.ask(host)]
+    assert plans[0] is not None
+    assert plans[0].deployment == SMALL.deployment
+    assert plans[1] is None
+
+
+def test_warmups_and_probes_are_no_repetitions() -> None:
+    host, asked = FakeHost(), controller()
+    asked.tell([Run(SMALL.point_id, environment_id(host), 1, 1, purpose="warmup")])
+    asked.tell([Run(SMALL.point_id, environment_id(host), 1, 1, purpose="probe")])
+    assert asked.standing(SMALL, environment_id(host)).settled == 0
+
+
+def test_another_driver_starts_anew() -> None:
+    old, new, asked = FakeHost(driver="1"), FakeHost(driver="2"), controller()
+    asked.tell(runs(old, OTHER, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    asked.tell(runs(old, SMALL, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    asked.tell(runs(old, LARGE, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    assert asked.ask(old) is None
+    assert asked.remaining([new]) == 9
+
+
+def test_infeasible_points_are_reported_once_and_never_asked_for() -> None:
+    host, asked = FakeHost(obstacles={SMALL.point_id: "too big"}), controller()
+    reported = list(asked.infeasible(host))
+    assert [(item.point, reason) for item, reason in reported] == [(SMALL, "too big")]
+    asked.tell([Run(SMALL.point_id, environment_id(host), 0, 0, "infeasible")])
+    assert list(asked.infeasible(host)) == []
+    plan = asked.ask(host)
+    assert plan is not None
+    assert {item.point for item in plan.assignments} == {LARGE}
+
+
+def test_other_gpus_are_left_to_other_nodes() -> None:
+    assert controller().ask(FakeHost(gpu="a100")) is None
+
+
+def test_nodes_of_one_environment_share_repetitions() -> None:
+    asked = controller()
+    assert asked.remaining([FakeHost("node-1"), FakeHost("node-2")]) == 9
+
+
+def test_any_prefix_of_the_deployments_is_spread_out() -> None:
+    items = [deployment(model, tp=tp) for model in ("llama-2-7b", "llama-2-70b") for tp in (1, 2, 4, 8)]
+    order = spread_out(tuple(items))
+    assert sorted(map(repr, order)) == sorted(map(repr, items))
+    assert {item.model.name for item in order[:3]} == {"llama-2-7b", "llama-2-70b"}
+    assert {1, 8} <= {item.tensor_parallel for item in order[:4]}

@@ -1,0 +1,62 @@
+"""Feasibility is decided before a launch, from memory and divisibility."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.feasibility import deployment_obstacle, kv_cache_tokens, point_obstacle, weight_bytes_per_gpu
+from harness.points import BatchWorkload, Point
+from tests.unit.builders import batch_point, deployment, node
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"), [("llama-2-7b", 6.738), ("internlm-20b", 20.09), ("llama-2-70b", 68.98)]
+)  # fmt: skip
+def test_parameter_counts_of_the_three_models(model: str, billions: float) -> None:
+    assert deployment(model).model.parameters / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def test_weights_split_over_gpus() -> None:
+    whole = weight_bytes_per_gpu(deployment("llama-2-70b", tp=1))
+    assert whole == pytest.approx(138e9, rel=0.01)
+    assert weight_bytes_per_gpu(deployment("llama-2-70b", tp=8)) == pytest.approx(whole / 8)
+    assert weight_bytes_per_gpu(deployment("llama-2-70b", tp=1, pp=8)) == pytest.approx(whole / 8, rel=0.03)
+
+
+@pytest.mark.parametrize(("tp", "pp", "fits"), [(1, 1, False), (2, 1, True), (4, 1, True), (2, 2, True)])
+def test_70b_in_16_bits_on_cards_of_80_gb(tp: int, pp: int, fits: bool) -> None:
+    """One card cannot hold it; two can, barely (its power on two A100 has been published)."""
+    spec = node("dgx-a100")
+    obstacle = deployment_obstacle(deployment("llama-2-70b", tp=tp, pp=pp, gpu="a100"), spec.gpu, spec.gpus)
+    assert (obstacle == "") is fits, obstacle
+
+
+def test_kv_cache_of_7b_on_80_gb() -> None:
+    """(0.9 x 80 GiB - 12.6 GiB - reserve) / 0.5 MiB per token: vLLM reports some 110,000 tokens."""
+    assert 100_000 < kv_cache_tokens(deployment(), node().gpu) < 125_000
+
+
+def test_uneven_pipeline_is_refused_by_sarathi_only() -> None:
+    spec = node()
+    sarathi = deployment("internlm-20b", pp=8, engine="sarathi")
+    assert "60 layers" in deployment_obstacle(sarathi, spec.gpu, spec.gpus)
+    assert deployment_obstacle(deployment("internlm-20b", pp=8), spec.gpu, spec.gpus) == ""
+
+
+def test_a_batch_must_fit_as_one_batch() -> None:
+    spec = node()
+
+    def obstacle(batch: int, prompt: int, generated: int) -> str:
+        point = replace(batch_point(), workload=BatchWorkload(batch, prompt, generated))
+        return point_obstacle(point, spec.gpu, spec.gpus)
+
+    assert obstacle(8, 128, 16) == ""
+    assert "context of 4096" in obstacle(1, 4000, 100)
+    assert "128 sequences" in obstacle(129, 1, 1)
+    assert "waves" in obstacle(64, 3000, 1000)
+
+
+def test_more_gpus_than_the_node_has() -> None:
+    spec = node()
+    point = Point(deployment(tp=8), BatchWorkload(1, 8, 8))
+    assert "the node has 4" in point_obstacle(point, spec.gpu, 4)
