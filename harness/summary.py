@@ -17,7 +17,7 @@ _MOST_REASONS = 12
 
 @dataclass(frozen=True, slots=True)
 class DeploymentLine:
-    """One row of the table; energies are the GPUs' gross energy, null where nothing was measured.
+    """One row of the table; energies are the GPUs' gross energy (CPU where named), null where nothing was measured.
 
     Batches: the median over points (min and max beside it). Replays: means over repetitions.
     """
@@ -31,6 +31,7 @@ class DeploymentLine:
     replay_runs: int
     replay_j_per_request: float | None
     replay_j_per_token: float | None
+    replay_cpu_j_per_request: float | None
     replay_decode_batch: float | None
     replay_ttft_s: float | None
     replay_status: str
@@ -40,7 +41,7 @@ class DeploymentLine:
 class Summary:
     """What a sweep's runs say, ready to be printed or written as JSON.
 
-    `reasons`: status, an example, and how many points share it but for its numbers.
+    `reasons`: status, an example and whose it is, and how many points share it but for its numbers.
     """
 
     sources: tuple[str, ...]
@@ -80,8 +81,9 @@ def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
     """Reasons that differ in their numbers only count as one, shown by its first example; most points first."""
     examples: dict[tuple[str, str], str] = {}
     points: dict[tuple[str, str], set[str]] = {}
-    for status, reason, point_id in zip(bad["status"], first_lines(bad["reason"]), bad["point_id"], strict=True):
-        alike = (str(status), re.sub(r"\d+(\.\d+)?", "#", reason))
+    reasons = first_lines(bad["reason"]) + " (" + _labels(bad) + ")"
+    for status, reason, point_id in zip(bad["status"], reasons, bad["point_id"], strict=True):
+        alike = (str(status), re.sub(r"\d+(\.\d+)?", "#", reason.partition(" (")[0]))
         examples.setdefault(alike, reason)
         points.setdefault(alike, set()).add(point_id)
     counted = [(status, examples[status, alike], len(points[status, alike])) for status, alike in examples]
@@ -112,6 +114,7 @@ def _line(label: str, runs: pd.DataFrame) -> DeploymentLine:
         replay_runs=len(replay),
         replay_j_per_request=_finite((replay["gpu_energy_j"] / served).mean()),
         replay_j_per_token=_finite((replay["gpu_energy_j"] / (served * replay["generated_tokens"])).mean()),
+        replay_cpu_j_per_request=_finite((replay["cpu_energy_j"] / served).mean()),
         replay_decode_batch=_finite(replay["decode_batch_mean"].mean()),
         replay_ttft_s=_finite(replay["ttft_mean_s"].mean()),
         replay_status="saturated" if (replay["status"] == "saturated").any() else "ok" if len(replay) else "",
@@ -126,7 +129,7 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
     """Print the closing table for people."""
     title = f"GPU energy by deployment ({' and '.join(summary.sources) or 'nothing measured'})"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for name in ("deployment", "batch points", "J/token (min-max)", "replays", "J/token", "J/request", "batch formed",
+    for name in ("deployment", "batch points", "J/token (min-max)", "replays", "J/token", "J/request", "CPU J/request", "batch formed",
                  "TTFT s", ""):  # fmt: skip
         table.add_column(name, justify="left" if name in ("deployment", "") else "right", no_wrap=True)
     for line in summary.lines:
@@ -140,6 +143,7 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
             str(line.replay_runs or "-"),
             _number(line.replay_j_per_token),
             _number(line.replay_j_per_request),
+            _number(line.replay_cpu_j_per_request),
             _number(line.replay_decode_batch),
             _number(line.replay_ttft_s),
             "saturated" if line.replay_status == "saturated" else "",

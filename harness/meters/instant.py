@@ -29,7 +29,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from harness.errors import CounterLost, MeasurementError, WindowTooShort
 from harness.meters.base import Series
@@ -133,7 +133,7 @@ def _from_quiet(series: Series, edges: Edges, time_s: float, side: int) -> Insta
     power_w = (energy_j[-1] - energy_j[0]) / (edge_s[-1] - edge_s[0])
     each_w = np.diff(energy_j) / np.diff(edge_s)
     n = len(each_w)
-    power_uncertainty_w = stats.t.ppf(0.975, n - 1) * np.std(each_w, ddof=1) * math.sqrt(1 + 1 / n)
+    power_uncertainty_w = special.stdtrit(n - 1, 0.975) * np.std(each_w, ddof=1) * math.sqrt(1 + 1 / n)
     reach_s = abs(time_s - edge_s[0])
     # Part of an interval scatters more than the whole of it, as the square root of its share.
     random_j = math.hypot(

@@ -16,7 +16,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import qmc
 
 from harness.errors import BadInput
 from harness.points import IntArray, Schedule
@@ -155,6 +154,8 @@ def pick_lengths(trace: Trace, n: int, seed: int, max_context_tokens: int) -> In
 
 def _sobol(n: int, seed: int) -> npt.NDArray[np.float64]:
     """The first n points of the sequence that `seed` scrambles."""
+    from scipy.stats import qmc  # takes 0.4 s to import, which every other command would wait for
+
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
     # Drawn by the power of two, as the sequence's balance asks for; shorter draws are prefixes of longer ones.
     points = qmc.Sobol(d=2, scramble=True, seed=generator).random_base2(max(n - 1, 0).bit_length())
