@@ -13,6 +13,10 @@ from harness.points import KV_BITS
 from harness.sweep import SweepOutcome
 
 _MOST_REASONS = 12
+_COLUMNS = (
+    "deployment", "batch points", "J/token (min-max)", "replays", "J/token", "J/request", "CPU J/request",
+    "batch formed", "TTFT s", "",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,7 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
     """Print the closing table for people."""
     title = f"GPU energy by deployment ({' and '.join(summary.sources) or 'nothing measured'})"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for name in ("deployment", "batch points", "J/token (min-max)", "replays", "J/token", "J/request", "CPU J/request", "batch formed",
-                 "TTFT s", ""):  # fmt: skip
+    for name in _COLUMNS:
         table.add_column(name, justify="left" if name in ("deployment", "") else "right", no_wrap=True)
     for line in summary.lines:
         spread = ""
