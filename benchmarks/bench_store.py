@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +67,7 @@ def single_appends(results: Path, stored: int, durable: bool) -> Row:
     with Writer(results, "simulated", "bench", durable=durable) as writer:
         for number in range(first, first + SINGLE):
             bundle = make_bundle(number)
-            taken_s.append(seconds(lambda bundle=bundle: writer.append([bundle])))
+            taken_s.append(seconds(partial(writer.append, [bundle])))
     name = "append one run, durable" if durable else "append one run"
     p99_ms = round(sorted(taken_s)[int(SINGLE * 0.99)] * 1e3, 3)
     return row(name, stored, statistics.median(taken_s) * 1e3, "ms", p99_ms=p99_ms)
@@ -117,7 +118,7 @@ def store_rows(results: Path, most: int) -> Iterator[Row]:
         with Writer(results, "simulated", "bench", durable=False) as writer:
             while stored < stage:
                 more = bundles(stored, min(PER_APPEND, stage - stored))
-                bulk_s += seconds(lambda more=more: writer.append(more))
+                bulk_s += seconds(partial(writer.append, more))
                 compaction_s += seconds(writer.compact)
                 stored += len(more)
         yield single_appends(results, stage, durable=False)
@@ -160,7 +161,7 @@ def naive_rows(folder: Path) -> Iterator[Row]:
 
     yield row("write, one file per run", NAIVE_RUNS, seconds(write_naive), "s")
     yield row("write, store", NAIVE_RUNS, seconds(write_ours), "s")
-    read_s = {name: median_s(lambda name=name: pd.read_parquet(folder / name / "runs")) for name in ("naive", "ours")}
+    read_s = {name: median_s(partial(pd.read_parquet, folder / name / "runs")) for name in ("naive", "ours")}
     yield row("read runs, one file per run", NAIVE_RUNS, read_s["naive"], "s")
     yield row("read runs, store", NAIVE_RUNS, read_s["ours"], "s", ratio=round(read_s["naive"] / read_s["ours"], 1))
 

@@ -5,6 +5,7 @@ multiplication. The figures say so: they are estimates, also for real nodes.
 """
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
@@ -22,6 +23,17 @@ from harness.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchEstimate:
+    """One launch: its points, its node time, and how it would be started on a real node."""
+
+    deployment: str
+    points: int
+    node_s: float
+    weights_path: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """The cost of a sweep from nothing; GPU-hours count every GPU of a node, since a launch has it alone."""
 
@@ -32,13 +44,14 @@ class Estimate:
     node_s: float
     gpu_hours: float
     infeasible: dict[str, int]
-    deployments: tuple[tuple[str, int, float], ...]
+    by_launch: tuple[LaunchEstimate, ...]
     listed_points: tuple[str, ...]
 
 
 def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, seed: int) -> Estimate:
     """Estimate the sweep's first `points` x `rounds` feasible points (all when None)."""
-    by_gpu = {node.gpu.kind: node for node in sweep.nodes}
+    by_gpu = {node.gpu.kind: node for node in sorted(sweep.nodes, key=lambda node: node.gpus)}
+    options = dict(zip(sweep.deployments, sweep.options, strict=True))
 
     def obstacle(point: Point) -> str:
         node = by_gpu[point.deployment.gpu]
@@ -46,7 +59,8 @@ def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, 
 
     limit = None if points is None else points * rounds
     infeasible: Counter[str] = Counter()
-    lines, listed = [], []
+    launches: list[LaunchEstimate] = []
+    listed: list[str] = []
     node_s = gpu_s = 0.0
     for group in space.first(limit, lambda point: not obstacle(point)).groups:
         feasible = [item for item in group.candidates if not obstacle(item.point)]
@@ -56,17 +70,19 @@ def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, 
         node = by_gpu[group.deployment.gpu]
         cost_s = _launch_s(node, sweep, replace(group, candidates=tuple(feasible)), space, seed)
         node_s, gpu_s = node_s + cost_s, gpu_s + cost_s * node.gpus
-        lines.append((group.deployment.label, len(feasible), cost_s))
+        option = options[group.deployment]
+        label = group.deployment.label
+        launches.append(LaunchEstimate(label, len(feasible), cost_s, option.weights_path, option.command))
         listed += [item.point.label for item in feasible]
     return Estimate(
         source="estimated by simulation",
         points=len(listed),
         runs=len(listed) * sweep.rules.repetitions,
-        launches=len(lines),
+        launches=len(launches),
         node_s=node_s,
         gpu_hours=gpu_s / 3600,
         infeasible=dict(infeasible),
-        deployments=tuple(lines),
+        by_launch=tuple(launches),
         listed_points=tuple(listed),
     )
 
@@ -96,8 +112,10 @@ def print_estimate(estimate: Estimate, out: Console, as_json: bool) -> None:
     for label in estimate.listed_points:
         out.print(f"  {label}", markup=False)
     out.print("\nlaunch                                         points   node time", style="bold")
-    for label, points, cost_s in estimate.deployments:
-        out.print(f"  {label:<44} {points:>6}  {format_duration(cost_s):>9}", markup=False)
+    for launch in estimate.by_launch:
+        out.print(f"  {launch.deployment:<44} {launch.points:>6}  {format_duration(launch.node_s):>9}", markup=False)
+        if launch.weights_path or launch.command:
+            out.print(f"    weights {launch.weights_path or '(dummy)'}  {shlex.join(launch.command)}", markup=False)
     for reason, points in sorted(estimate.infeasible.items(), key=lambda item: -item[1]):
         out.print(f"  infeasible: {points} points: {reason}", markup=False)
     out.print(

@@ -53,6 +53,7 @@ def _energy_fields() -> Iterator[tuple[pa.Field, str]]:
 
 def _run_fields() -> Iterator[tuple[pa.Field, str]]:
     yield pa.field("schema_version", pa.int64(), nullable=False), "version of this table's schema"
+    yield pa.field("run_id", pa.string(), nullable=False), "the run's key joined by dots; detail tables refer to it"
     hints = typing.get_type_hints(RunRecord)
     for item in fields(RunRecord):
         if item.name == "energies":
@@ -126,7 +127,7 @@ SCHEMAS: dict[str, pa.Schema] = _schemas()
 
 def run_row(run: RunRecord) -> dict[str, object]:
     """The row of `runs` for one record; energy domains that are missing get a reason, never a zero."""
-    row: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+    row: dict[str, object] = {"schema_version": SCHEMA_VERSION, "run_id": run.run_id}
     for item in fields(RunRecord):
         if item.name != "energies":
             row[item.name] = getattr(run, item.name)

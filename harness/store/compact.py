@@ -54,8 +54,8 @@ def prepare_table(results: Path, table: str, source: str, durable: bool) -> None
         if not place.exists():
             _point(results, table, current, durable)
         _clear(results, table, current)
-        for left in current.glob(".*.tmp"):
-            left.unlink()
+        for left in (*current.glob(".*.tmp"), _new_link(results, table)):
+            left.unlink(missing_ok=True)
     segments = list_segments(current)
     if not segments:
         schema = file_schema(table, source)
@@ -141,13 +141,17 @@ def _link(path: Path, target: Path) -> None:
 
 def _point(results: Path, table: str, generation: Path, durable: bool) -> None:
     """Let the table be `generation` from now on; one rename."""
-    temporary = results / f".{table}.tmp"
+    temporary = _new_link(results, table)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(Path(GENERATIONS) / generation.name)
     temporary.replace(results / table)
     if durable:
         sync_folder(results / GENERATIONS)
         sync_folder(results)
+
+
+def _new_link(results: Path, table: str) -> Path:
+    return results / f".{table}.tmp"
 
 
 def _clear(results: Path, table: str, current: Path) -> None:

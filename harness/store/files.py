@@ -49,7 +49,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         StoreRefused, StoreFull
     """
-    probe = folder / f".probe-{os.getpid()}"
+    probe = folder / ".probe"
     try:
         with open_new(probe) as handle:
             handle.write(b"\n")

@@ -53,9 +53,8 @@ def obstacle() -> str:
     return opened.absent.get("gpu", "")
 
 
-pytestmark = pytest.mark.gpu
-if why_not := obstacle():
-    pytest.skip(f"no GPU to check: {why_not}", allow_module_level=True)
+WHY_NOT = obstacle()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NOT), reason=f"no GPU to check: {WHY_NOT}")]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.support import harness, write_sweep
@@ -80,6 +81,19 @@ def test_a_simulated_sweep_into_measured_runs_is_refused(tmp_path: Path) -> None
     write_sweep(tmp_path)
     done = harness("sweep", "sweep.yaml", "--results", "measured", cwd=tmp_path)
     assert_one_line(done, "measured", "simulated")
+
+
+def test_a_folder_of_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    assert harness("sweep", "sweep.yaml", "--results", "out", cwd=tmp_path).returncode == 0
+    (segment,) = (tmp_path / "out" / "runs").glob("*.parquet")
+    table = pq.read_table(segment)
+    metadata = table.schema.metadata | {b"harness.schema_version": b"99"}
+    pq.write_table(table.replace_schema_metadata(metadata), segment)
+    before = segment.read_bytes()
+    for arguments in (["sweep", "sweep.yaml", "--results", "out"], ["status", "--results", "out"]):
+        assert_one_line(harness(*arguments, cwd=tmp_path), "version 99", "upgrade")
+    assert segment.read_bytes() == before
 
 
 def test_a_folder_in_use_names_its_owner(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,16 +25,47 @@ KILLS = 16
 DETAILS = [table for table in TABLES if table != "runs"]
 
 
-def start_child(*arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.unit.store_child", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+Child = subprocess.Popen[str]
+StartChild = Callable[..., Child]
+
+
+@pytest.fixture
+def start_child() -> Iterator[StartChild]:
+    """Starts `store_child`, which imports what it needs and waits for a line; ends what is left of it."""
+    children: list[Child] = []
+
+    def start(*arguments: object) -> Child:
+        command = [sys.executable, "-m", "tests.unit.store_child", *map(str, arguments)]
+        children.append(
+            subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
+
+
+def let_go(child: Child) -> None:
+    assert child.stdin is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+
+
+def wait_until_open(child: Child) -> None:
+    assert child.stdout is not None
+    assert child.stdout.readline() == "open\n"
 
 
 def stored_ids(results: Path) -> list[str]:
     return list(run_ids(read_table(results, "runs", KEY_COLUMNS)).to_pylist())
 
 
-def test_no_acknowledged_run_is_lost_or_doubled_by_kill_9_at_any_moment(tmp_path: Path) -> None:
+def test_no_acknowledged_run_is_lost_or_doubled_by_kill_9_at_any_moment(
+    tmp_path: Path, start_child: StartChild
+) -> None:
     dice = random.Random(4)
     acknowledged: list[str] = []
     reached_work = 0
@@ -43,9 +75,7 @@ def test_no_acknowledged_run_is_lost_or_doubled_by_kill_9_at_any_moment(tmp_path
     dice.shuffle(deaths)
     children = [start_child("append", tmp_path, 100_000 * round_, at) for round_, (at, _) in enumerate(deaths)]
     for child, (_, alive_s) in zip(children, deaths, strict=True):
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
+        let_go(child)
         try:
             child.wait(alive_s)
         except subprocess.TimeoutExpired:
@@ -72,8 +102,8 @@ def check_after_a_kill(results: Path, acknowledged: list[str]) -> None:
     for table in DETAILS:
         found = Counter(pd.read_parquet(results / table, columns=["run_id"])["run_id"])
         assert found == dict.fromkeys(wanted, ROWS_PER_BUNDLE[table]), table
-    assert not list(results.rglob(".*.tmp"))
-    assert not list((results / ".generations").glob(".*"))
+    hidden = {path.name for path in results.rglob(".*")}
+    assert hidden == {".lock", ".generations"}, "something half made was left"
 
 
 def has_details(run_id: str) -> bool:
@@ -82,38 +112,33 @@ def has_details(run_id: str) -> bool:
     return (int(point_id, 16) * 5 + int(repetition) - 1) % 4 != 0
 
 
-def test_readers_beside_a_writer_see_whole_runs_and_never_fewer_than_before(tmp_path: Path) -> None:
+def test_readers_beside_a_writer_see_whole_runs_and_never_fewer_than_before(
+    tmp_path: Path, start_child: StartChild
+) -> None:
     child = start_child("append", tmp_path, 0, 0)
-    try:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        assert child.stdout.readline() == "open\n"
-        ours = theirs = vanished = rounds = 0
-        generations = set()
-        deadline_s = time.monotonic() + 4
-        while time.monotonic() < deadline_s:
-            ids = stored_ids(tmp_path)
-            assert len(set(ids)) == len(ids) >= ours
-            ours = len(ids)
-            details = Counter(read_table(tmp_path, "requests", ["run_id"])["run_id"].to_pylist())
-            assert set(details.values()) <= {ROWS_PER_BUNDLE["requests"]}
-            assert {run_id for run_id in ids if has_details(run_id)} <= set(details)
-            try:
-                frame = pd.read_parquet(tmp_path / "runs", columns=list(KEY_COLUMNS))
-            except FileNotFoundError:
-                vanished += 1
-            else:
-                assert not frame.duplicated().any()
-                assert len(frame) >= theirs
-                theirs = len(frame)
-            generations.add((tmp_path / "runs").resolve().name)
-            rounds += 1
-        assert child.poll() is None
-    finally:
-        child.kill()
-        child.communicate()
+    let_go(child)
+    wait_until_open(child)
+    ours = theirs = vanished = rounds = 0
+    generations = set()
+    deadline_s = time.monotonic() + 4
+    while time.monotonic() < deadline_s:
+        ids = stored_ids(tmp_path)
+        assert len(set(ids)) == len(ids) >= ours
+        ours = len(ids)
+        details = Counter(read_table(tmp_path, "requests", ["run_id"])["run_id"].to_pylist())
+        assert set(details.values()) <= {ROWS_PER_BUNDLE["requests"]}
+        assert {run_id for run_id in ids if has_details(run_id)} <= set(details)
+        try:
+            frame = pd.read_parquet(tmp_path / "runs", columns=list(KEY_COLUMNS))
+        except FileNotFoundError:
+            vanished += 1
+        else:
+            assert not frame.duplicated().any()
+            assert len(frame) >= theirs
+            theirs = len(frame)
+        generations.add((tmp_path / "runs").resolve().name)
+        rounds += 1
+    assert child.poll() is None
     assert ours > 20
     assert len(generations) > 3, "the writer did not compact while it was read"
     assert vanished < rounds / 2
@@ -156,13 +181,10 @@ def test_a_full_file_system_is_named_and_keeps_what_was_stored(tmp_path: Path) -
     assert read_table(copy, "power").num_rows == ROWS_PER_BUNDLE["power"] * (int(stored) + 1)
 
 
-def test_a_dead_owner_leaves_a_free_folder(tmp_path: Path) -> None:
+def test_a_dead_owner_leaves_a_free_folder(tmp_path: Path, start_child: StartChild) -> None:
     child = start_child("append", tmp_path, 0, 0)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    assert child.stdout.readline() == "open\n"
+    let_go(child)
+    wait_until_open(child)
     assert f"pid {child.pid} " in lock_owner(tmp_path)
     child.kill()
     child.communicate()

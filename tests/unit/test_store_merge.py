@@ -1,6 +1,7 @@
 """Folders of several nodes become one, each run once, its details along."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from harness.store.reader import run_ids
 from tests.unit.store_factory import ROWS_PER_BUNDLE, make_bundle
 
 
-def fill(folder: Path, numbers: range, source: str = "simulated", **changes: object) -> Path:
+def fill(folder: Path, numbers: range, source: str = "simulated", **changes: Any) -> Path:
     with Writer(folder, source, "test", durable=False) as out:  # type: ignore[arg-type]
         for number in numbers:
             out.append([make_bundle(number, source=source, **changes)])
@@ -52,7 +53,12 @@ def test_merging_again_adds_nothing_and_the_target_stays_a_folder_to_write_to(tm
 
 
 def test_runs_without_values_are_the_same_run_in_both_folders(tmp_path: Path) -> None:
-    changes = {"energies": {}, "gpu_energy_by_gpu_j": (), "window_s": float("nan"), "reason": "no\x00thing"}
+    changes: dict[str, Any] = {
+        "energies": {},
+        "gpu_energy_by_gpu_j": (),
+        "window_s": float("nan"),
+        "reason": "no\x00thing",
+    }
     a, b = fill(tmp_path / "a", range(3), **changes), fill(tmp_path / "b", range(3), **changes)
     assert merge([a, b], tmp_path / "c").already_there == 3
 
@@ -62,7 +68,7 @@ def test_runs_without_values_are_the_same_run_in_both_folders(tmp_path: Path) ->
     [{"status": "invalid"}, {"window_s": 2.0}, {"flags": ("throttled",)}, {"gpu_energy_by_gpu_j": (1.0, 2.0)}],
 )
 def test_one_run_with_two_contents_is_refused_before_anything_is_written(
-    tmp_path: Path, changes: dict[str, object]
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     a, b = fill(tmp_path / "a", range(3)), fill(tmp_path / "b", range(2, 5), **changes)
     target = fill(tmp_path / "c", range(20, 21))

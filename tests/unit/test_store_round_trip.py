@@ -158,16 +158,14 @@ def test_ledger_has_one_row_per_run_with_what_resuming_needs(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_compaction_leaves_few_files_one_generation_to_spare_and_every_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durable", [True, False])
+def test_joining_leaves_few_files_one_generation_to_spare_and_every_row(tmp_path: Path, durable: bool) -> None:
     bundles = [make_bundle(number) for number in range(40)]
-    with Writer(tmp_path, "simulated", "test", durable=True) as out:
+    with Writer(tmp_path, "simulated", "test", durable=durable) as out:
         for bundle in bundles:
             out.append([bundle])
-            before = len(table_segments(tmp_path, "runs"))
             out.compact()
-            after = len(table_segments(tmp_path, "runs"))
-            assert after <= before
-            assert after <= compact.MOST_SEGMENTS + 2
+            assert all(len(table_segments(tmp_path, table)) <= compact.MOST_SEGMENTS + 1 for table in TABLES)
         assert sorted(path.name.split("-")[0] for path in (tmp_path / ".generations").iterdir()) == sorted(TABLES * 2)
     assert_holds(tmp_path, bundles)
 
@@ -180,19 +178,20 @@ def test_a_compaction_that_fails_changes_nothing_and_the_next_one_works(
     def fail(*arguments: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    bundles = [make_bundle(number) for number in range(16)]
+    bundles = [make_bundle(number) for number in range(15)]
     with Writer(tmp_path, "simulated", "test", durable=False) as out:
-        for bundle in bundles[:14]:
-            out.append([bundle])
+        with monkeypatch.context() as patient:
+            patient.setattr(compact, "MOST_SEGMENTS", 100)
+            for bundle in bundles[:14]:
+                out.append([bundle])
+        before = len(table_segments(tmp_path, "requests"))
         with monkeypatch.context() as broken:
             broken.setattr(compact, step, fail)
             with pytest.raises(StoreFull):
                 out.compact()
-        before = len(table_segments(tmp_path, "requests"))
+        assert_holds(tmp_path, bundles[:14])
         out.append([bundles[14]])
-        assert_holds(tmp_path, bundles[:15])
         out.compact()
-        out.append([bundles[15]])
         assert len(table_segments(tmp_path, "requests")) < before
     assert_holds(tmp_path, bundles)
 
