@@ -12,7 +12,13 @@ Printed from the code by `make docs`; schema version {SCHEMA_VERSION}. Each tabl
 `pandas.read_parquet("RESULTS/TABLE")`. Energies are gross unless the column says net; a column that ends in
 `_uncertainty_j` is the 95% half-width of the random part only, and the boards' gain
 (`gpu_gain_uncertainty`, systematic) comes on top. A null energy has its reason in the `_reason` column beside it.
-A run's key is (`point_id`, `environment_id`, `launch_id`, `repetition`, `attempt`).
+A run's key is (`point_id`, `environment_id`, `launch_id`, `repetition`, `attempt`); `run_id` is the same as one
+string, in all four tables. Take columns by name (`runs["flags"]`): pandas has an attribute `flags` of its own.
+
+Of a window of batches, `requests` and `iterations` hold the first batch only (the others are alike); of a replay they
+hold everything. `power` also holds the quiet time beside the window: keep `0 <= time_s <= window_s`. Of a saturated
+replay with the flag `steady_state_window`, times count from the steady state's start, so earlier ones are negative.
+`started_at` of a simulated run is the virtual clock, which begins with the sweep.
 
 Status: `ok`; `invalid` (measured, but not to be believed: `reason`); `failed` (the engine did not do its work);
 `infeasible` (screened before a launch); `saturated` (a replay whose backlog grew: its energies are of the steady

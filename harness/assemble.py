@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from harness.meters.window import (
 )
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
-from harness.points import BatchWorkload, Environment, FloatArray, ReplayWorkload, Schedule
+from harness.points import BatchWorkload, BoolArray, Environment, FloatArray, ReplayWorkload, Schedule
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, Status, Window, WindowDetail
 from harness.replay import saturation, steady_window
 
@@ -34,20 +34,32 @@ _NO_REST = "no meter of the rest of the node: IPMI and Redfish are not read"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """One window: all readings around it, its ends on the monotonic clock, and what the engine did in it."""
+    """One window: all readings around it, its ends on the monotonic clock, and what the engine did in it.
+
+    `gated`: nothing ran outside it, so that the quiet power beside it is known.
+    """
 
     recording: Recording
     start_s: float
     end_s: float
     started_at: datetime
     served: Served
+    gated: bool = True
 
     @property
     def window_s(self) -> float:
         return self.end_s - self.start_s
 
+    def part(self, start_s: float, end_s: float) -> "Measured":
+        """A shorter window of the same recording."""
+        started_at = self.started_at + timedelta(seconds=start_s - self.start_s)
+        return replace(self, start_s=start_s, end_s=end_s, started_at=started_at, gated=False)
+
     def energies(self, gpu_uuids: tuple[str, ...]) -> WindowEnergies:
-        return window_energies(self.recording, self.start_s, self.end_s, gpu_uuids)
+        return window_energies(self.recording, self.start_s, self.end_s, gpu_uuids, gated=self.gated)
+
+    def verdict(self, gpu_uuids: tuple[str, ...]) -> Verdict:
+        return judge(self.recording, gpu_uuids, (self.start_s, self.end_s))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +98,11 @@ class LaunchContext:
 
     def launched(self, engine: Engine, baselines: Baselines) -> "LaunchContext":
         uuids = engine.gpu_uuids
-        start_c = judge(baselines.loaded.recording, uuids).temperature_start_c
         return replace(
             self,
             gpu_uuids=uuids,
             load_s=engine.load_s,
             idle_w=baselines.power_w(uuids),
-            start_temperature_c=start_c,
         )
 
 
@@ -200,13 +210,14 @@ def batch_run(context: LaunchContext, assignment: Assignment, prefill: Measured,
         energies[domain] = _divided(getattr(full_energy, domain), batches)
         energies[f"{domain}_prefill"] = _divided(getattr(prefill_energy, domain), prefill.served.batches)
         energies[f"{domain}_decode"] = _difference(energies[domain], energies[f"{domain}_prefill"])
-    verdict = judge(full.recording, uuids).and_also(judge(prefill.recording, uuids))
+    verdict = full.verdict(uuids).and_also(prefill.verdict(uuids))
     duration_s = full.window_s / batches
     composition = step_columns(full)
     marginal = ("marginal_decode",) if composition["mixed_step_fraction"] else ()
     columns = _window_columns(context, assignment, full, full_energy, verdict, marginal, duration_s, energies)
     columns |= composition | {
         "requests": len(full.served.requests),
+        "tokens_generated": tokens_generated(full),
         "batches_in_window": batches,
         "prefill_window_started_s": prefill.start_s,
         "prefill_window_s": prefill.window_s,
@@ -240,7 +251,7 @@ def replay_run(
     if saturated:
         steady = steady_window(served, assignment.point.deployment.limits.max_sequences)
         if steady is not None:
-            measured, flags = replace(measured, start_s=steady[0], end_s=steady[1]), ("steady_state_window",)
+            measured, flags = measured.part(*steady), ("steady_state_window",)
     window = measured.energies(uuids)
     energies = {domain: getattr(window, domain) for domain in (*_METERED, "idle_gpus")}
     for domain in _METERED:
@@ -250,15 +261,17 @@ def replay_run(
     finished = ~np.isnan(served.requests.finished_s)
     if not finished.all():
         flags += ("drain_limit",)
-    verdict = judge(measured.recording, uuids)
+    verdict = measured.verdict(uuids)
     columns = _window_columns(context, assignment, measured, window, verdict, flags, measured.window_s, energies)
     if saturated and columns["status"] == "ok":
         columns |= {"status": "saturated", "reason": saturated}
-    inside = (
-        finished & (served.requests.finished_s >= measured.start_s) & (served.requests.finished_s <= measured.end_s)
-    )
+    inside = finished
+    if "steady_state_window" in flags:
+        finished_s = served.requests.finished_s
+        inside = finished & (finished_s >= measured.start_s) & (finished_s <= measured.end_s)
     columns |= step_columns(measured) | {
         "requests": int(inside.sum()),
+        "tokens_generated": tokens_generated(measured),
         "prompt_tokens": float(np.mean(schedule.prompt_tokens)),
         "generated_tokens": float(np.mean(schedule.generated_tokens)),
         "rate_scale": rate_scale,
@@ -266,7 +279,7 @@ def replay_run(
         "requests_dropped": schedule.dropped,
         "requests_unfinished": int((~finished).sum()),
         "gpu_energy_by_gpu_j": tuple(energy.energy_j for energy in window.by_gpu if energy.energy_j is not None),
-        **latency_columns(served.requests),
+        **latency_columns(served.requests, inside),
     }
     detail = WindowDetail("replay", measured.start_s, served.requests, served.steps, _power_of(measured, uuids))
     return RunBundle(RunRecord(**columns), (detail,))
@@ -287,8 +300,8 @@ def _window_columns(
     if integral_j and window.gpu.energy_j and abs(integral_j / window.gpu.energy_j - 1.0) > _POWER_DISAGREEMENT:
         flags += ("power_integral_disagrees",)
     first_c, start_c = context.start_temperature_c, verdict.temperature_start_c
-    if first_c is not None and start_c is not None and start_c - first_c > context.plan.rules.warm_drift_c:
-        flags += ("warm_start",)
+    if first_c is not None and start_c is not None and abs(start_c - first_c) > context.plan.rules.warm_drift_c:
+        flags += ("temperature_drift",)
     for domain in _METERED:
         idle_w, energy_j = columns.get(f"{domain}_loaded_idle_w"), energies[domain].energy_j
         if idle_w is not None and energy_j is not None:
@@ -325,6 +338,14 @@ def _difference(total: Energy, part: Energy) -> Energy:
     return Energy(total.energy_j - part.energy_j, uncertainty_j, total.source)
 
 
+def tokens_generated(measured: Measured) -> int:
+    """Tokens that came inside the window: one per decoding sequence and step, and the first token of each request."""
+    steps, requests = measured.served.steps, measured.served.requests
+    inside = (steps.start_s >= measured.start_s) & (steps.start_s < measured.end_s)
+    first = (requests.first_token_s >= measured.start_s) & (requests.first_token_s <= measured.end_s)
+    return int(steps.decode_requests[inside].sum() + first.sum())
+
+
 def step_columns(measured: Measured) -> dict[str, float | None]:
     """What the steps inside the window say: mean decoding batch, share of mixed steps, share of gaps."""
     steps = measured.served.steps
@@ -333,7 +354,8 @@ def step_columns(measured: Measured) -> dict[str, float | None]:
         return {"decode_batch_mean": None, "mixed_step_fraction": None, "gap_fraction": None}
     decoding = steps.decode_requests[inside]
     mixed = (decoding > 0) & (steps.prefill_tokens[inside] > 0)
-    busy_s = _covered_s(steps.start_s[inside], steps.duration_s[inside])
+    ends_s = np.minimum(steps.start_s + steps.duration_s, measured.end_s)
+    busy_s = _covered_s(steps.start_s[inside], ends_s[inside] - steps.start_s[inside])
     return {
         "decode_batch_mean": float(decoding[decoding > 0].mean()) if (decoding > 0).any() else None,
         "mixed_step_fraction": float(mixed.mean()),
@@ -348,9 +370,9 @@ def _covered_s(start_s: FloatArray, duration_s: FloatArray) -> float:
     return float(np.clip(ends_s - np.maximum(start_s, previous_s), 0.0, None).sum())
 
 
-def latency_columns(requests: Requests) -> dict[str, float | None]:
-    """Latencies counted from the schedule, over finished requests."""
-    done = ~np.isnan(requests.finished_s)
+def latency_columns(requests: Requests, counted: BoolArray | None = None) -> dict[str, float | None]:
+    """Latencies counted from the schedule, over the `counted` requests, or all that finished."""
+    done = ~np.isnan(requests.finished_s) if counted is None else counted
     if not done.any():
         return {}
     scheduled_s = requests.scheduled_s[done]

@@ -4,7 +4,7 @@ Its state is what the store holds: a point's repetitions per environment. `tell`
 sweep runs; a new controller over the same store asks for exactly what is missing.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,7 +76,7 @@ class Controller:
     def __init__(self, sweep: str, space: Space, rules: MeasurementRules, seed: int) -> None:
         self._sweep, self._space, self._rules, self._seed = sweep, space, rules, seed
         self._repetitions: dict[tuple[str, str], dict[int, _Repetition]] = defaultdict(dict)
-        self._infeasible: set[tuple[str, str]] = set()
+        self._recorded_infeasible: set[tuple[str, str]] = set()
         self._in_flight: set[tuple[str, str]] = set()
 
     def tell(self, outcomes: Iterable[Outcome]) -> None:
@@ -84,7 +84,7 @@ class Controller:
         for outcome in outcomes:
             key = (outcome.point_id, outcome.environment_id)
             if outcome.status == "infeasible":
-                self._infeasible.add(key)
+                self._recorded_infeasible.add(key)
             elif outcome.purpose == "sweep":
                 state = self._repetitions[key].setdefault(outcome.repetition, _Repetition())
                 state.settled |= outcome.status in SETTLED
@@ -117,11 +117,13 @@ class Controller:
     def preview(self, host: Host, points: int) -> Iterator[tuple[Point, str, int]]:
         """The next points for a host, why each was picked, and how many repetitions it lacks."""
         for group, _, assignments in self._open_groups(host):
+            missing = Counter(assignment.point.point_id for assignment in assignments)
             for candidate in group.candidates:
-                missing = sum(assignment.point == candidate.point for assignment in assignments)
-                if missing and points > 0:
+                if points <= 0:
+                    return
+                if count := missing[candidate.point.point_id]:
                     points -= 1
-                    yield candidate.point, candidate.why, missing
+                    yield candidate.point, candidate.why, count
 
     def remaining(self, hosts: Iterable[Host]) -> int:
         """Repetitions still to be taken by these hosts together; equal environments count once."""
@@ -139,20 +141,22 @@ class Controller:
             environment_id = host.environment(group.deployment).environment_id
             for candidate in group.candidates:
                 point = candidate.point
-                if (point.point_id, environment_id) in self._infeasible:
+                if (point.point_id, environment_id) in self._recorded_infeasible:
                     continue
                 obstacle = host.obstacle(point)
                 if obstacle:
                     yield Assignment(point, 0, 0, lengths_from=candidate.lengths_from), obstacle
 
-    def standing(self, point: Point, environment_id: str) -> Standing:
-        key = (point.point_id, environment_id)
-        repetitions = self._repetitions.get(key, {}).values()
+    def standing(self, point: Point, host: Host) -> Standing:
+        """How far a point is in the host's environment."""
+        wanted = self._rules.repetitions
+        known = self._repetitions.get((point.point_id, host.environment(point.deployment).environment_id), {})
+        repetitions = [state for number, state in known.items() if number <= wanted]
         return Standing(
             settled=sum(state.settled for state in repetitions),
-            wanted=self._rules.repetitions,
+            wanted=wanted,
             given_up=sum(not state.settled and state.attempts >= self._rules.max_attempts for state in repetitions),
-            infeasible=key in self._infeasible,
+            infeasible=bool(host.obstacle(point)),
         )
 
     def _open_groups(self, host: Host) -> Iterator[tuple[Group, str, list[Assignment]]]:
@@ -169,10 +173,9 @@ class Controller:
     def _pending(self, group: Group, environment_id: str, obstacle: Callable[[Point], str]) -> Iterator[Assignment]:
         for candidate in group.candidates:
             point = candidate.point
-            key = (point.point_id, environment_id)
-            if key in self._infeasible or obstacle(point):
+            if obstacle(point):
                 continue
-            known = self._repetitions.get(key, {})
+            known = self._repetitions.get((point.point_id, environment_id), {})
             for repetition in range(1, self._rules.repetitions + 1):
                 state = known.get(repetition, _Repetition())
                 if not state.settled and state.attempts < self._rules.max_attempts:

@@ -8,6 +8,7 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 
 import click
 from rich.console import Console
@@ -50,30 +51,30 @@ class Estimate:
 
 def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, seed: int) -> Estimate:
     """Estimate the sweep's first `points` x `rounds` feasible points (all when None)."""
-    by_gpu = {node.gpu.kind: node for node in sorted(sweep.nodes, key=lambda node: node.gpus)}
     options = dict(zip(sweep.deployments, sweep.options, strict=True))
 
-    def obstacle(point: Point) -> str:
-        node = by_gpu[point.deployment.gpu]
-        return point_obstacle(point, node.gpu, node.gpus)
+    def feasible(point: Point) -> bool:
+        nodes = (node for node in sweep.nodes if node.gpu.kind == point.deployment.gpu)
+        return any(not point_obstacle(point, node.gpu, node.gpus) for node in nodes)
 
-    limit = None if points is None else points * rounds
     infeasible: Counter[str] = Counter()
     launches: list[LaunchEstimate] = []
     listed: list[str] = []
     node_s = gpu_s = 0.0
-    for group in space.first(limit, lambda point: not obstacle(point)).groups:
-        feasible = [item for item in group.candidates if not obstacle(item.point)]
-        infeasible.update(obstacle(item.point) for item in group.candidates if obstacle(item.point))
-        if not feasible:
+    first = space.first(None if points is None else points * rounds, feasible)
+    for node, group in product(sweep.nodes, first.groups):
+        if group.deployment.gpu != node.gpu.kind:
             continue
-        node = by_gpu[group.deployment.gpu]
-        cost_s = _launch_s(node, sweep, replace(group, candidates=tuple(feasible)), space, seed)
+        obstacles = [point_obstacle(item.point, node.gpu, node.gpus) for item in group.candidates]
+        infeasible.update(filter(None, obstacles))
+        kept = tuple(item for item, obstacle in zip(group.candidates, obstacles, strict=True) if not obstacle)
+        if not kept:
+            continue
+        cost_s = _launch_s(node, sweep, replace(group, candidates=kept), space, seed)
         node_s, gpu_s = node_s + cost_s, gpu_s + cost_s * node.gpus
-        option = options[group.deployment]
-        label = group.deployment.label
-        launches.append(LaunchEstimate(label, len(feasible), cost_s, option.weights_path, option.command))
-        listed += [item.point.label for item in feasible]
+        option, label = options[group.deployment], group.deployment.label
+        launches.append(LaunchEstimate(label, len(kept), cost_s, option.weights_path, option.command))
+        listed += [item.point.label for item in kept]
     return Estimate(
         source="estimated by simulation",
         points=len(listed),
@@ -110,17 +111,18 @@ def print_estimate(estimate: Estimate, out: Console, as_json: bool) -> None:
         click.echo(json.dumps(asdict(estimate)))
         return
     for label in estimate.listed_points:
-        out.print(f"  {label}", markup=False)
+        out.print(f"  {label}")
     out.print("\nlaunch                                         points   node time", style="bold")
     for launch in estimate.by_launch:
-        out.print(f"  {launch.deployment:<44} {launch.points:>6}  {format_duration(launch.node_s):>9}", markup=False)
+        out.print(f"  {launch.deployment:<44} {launch.points:>6}  {format_duration(launch.node_s):>9}")
         if launch.weights_path or launch.command:
-            out.print(f"    weights {launch.weights_path or '(dummy)'}  {shlex.join(launch.command)}", markup=False)
+            out.print(f"    weights {launch.weights_path or '(dummy)'}  {shlex.join(launch.command)}")
     for reason, points in sorted(estimate.infeasible.items(), key=lambda item: -item[1]):
-        out.print(f"  infeasible: {points} points: {reason}", markup=False)
+        out.print(f"  infeasible: {points} points: {reason}")
     out.print(
         f"\n{estimate.points} points, {estimate.runs} runs, {estimate.launches} launches:"
         f" {format_duration(estimate.node_s)} of node time, {estimate.gpu_hours:.1f} GPU-hours"
-        f" ({estimate.source}; every GPU of a node counts, since a launch has the node to itself)",
+        f" ({estimate.source}; every GPU of a node counts, since a launch has the node to itself;"
+        " from nothing: stored runs are not subtracted)",
         style="bold",
     )

@@ -1,10 +1,11 @@
 """One launch, measured: cold baseline, launch, loaded baseline, warm-ups, then repetitions interleaved.
 
-    cold idle | launch | wait out the spin | loaded idle | warm-up of each point
+    cold idle | launch | wait out the spin | loaded idle
     repetition 1 of every point, in a seeded order | repetition 2 of every point, in another order | ...
 
-Runs are yielded as they are completed, so that they are stored before the next one begins. The engine is
-stopped however the generator ends.
+A point is warmed up just before its first repetition. Points that failed before come last in each round, so that
+one that breaks the engine takes nothing from the others. Runs are yielded as they are completed, so that they are
+stored before the next one begins. The engine is stopped however the generator ends.
 """
 
 import uuid
@@ -24,7 +25,8 @@ from harness.assemble import (
     warmup_run,
 )
 from harness.engines.base import Engine, Served
-from harness.errors import EngineCrashed, EngineError, MeasurementError
+from harness.errors import EngineCrashed, EngineError, EngineHung, MeasurementError, WindowTooShort
+from harness.meters.target import next_window_s
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
 from harness.points import BatchWorkload, Point, ReplayWorkload
@@ -35,6 +37,9 @@ from harness.workload.requests import request_seed
 _COUNTER_PERIOD_S = 0.1
 _WINDOW_MARGIN = 1.05
 """Batches are planned for this share more than the window, since their duration varies."""
+_WINDOW_ATTEMPTS = 3
+_SEED_STRIDE = 1 << 20
+"""A window that is taken again has prompts of its own."""
 _INVALID_IN_A_ROW = 5
 """After so many invalid runs without a valid one the launch is given up: the node is not fit to measure."""
 
@@ -51,21 +56,29 @@ class _Pace:
 def measure_launch(node: Node, plan: LaunchPlan) -> Generator[RunBundle]:
     """Launch the plan's deployment and take its repetitions; yields each run when it is complete.
 
-    An engine that does not start makes every assignment a failed run. An engine that dies makes the current
-    repetition a failed run and ends the launch; the rest is asked for again by whoever made the plan.
+    An engine that does not start makes every assignment a failed run, a baseline that cannot be measured an
+    invalid one. An engine that dies makes the current repetition a failed run (in a warm-up: all of the point's) and
+    ends the launch; the rest is asked for again by whoever made the plan.
     """
     launch_id = uuid.uuid4().hex[:12]
     context = LaunchContext(node, plan, node.environment(plan.deployment), launch_id)
-    cold = measure_idle(node, plan.rules.idle_s)
     try:
+        cold = measure_idle(node, plan.rules.idle_s)
         engine = node.launch(plan.deployment, plan.seed)
     except EngineError as error:
         for assignment in plan.assignments:
             yield unmeasured_run(context, assignment, "failed", _engine_reason(error))
         return
+    except MeasurementError as error:
+        yield from _all_invalid(context, error)
+        return
     try:
         node.clock.sleep(plan.rules.spin_s)
-        loaded = measure_idle(node, plan.rules.idle_s)
+        try:
+            loaded = measure_idle(node, plan.rules.idle_s)
+        except MeasurementError as error:
+            yield from _all_invalid(context, error)
+            return
         context = context.launched(engine, Baselines(cold, loaded))
         yield from _Launch(node, plan, engine, context).run()
     finally:
@@ -99,6 +112,15 @@ def measure_idle(node: Node, idle_s: float) -> Measured:
     return measure_window(node, wait)
 
 
+def _all_invalid(context: LaunchContext, error: MeasurementError) -> Iterator[RunBundle]:
+    for assignment in context.plan.assignments:
+        yield unmeasured_run(context, assignment, "invalid", f"idle baseline: {_measurement_reason(error)}")
+
+
+def _measurement_reason(error: MeasurementError) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _engine_reason(error: EngineError) -> str:
     reason = f"{type(error).__name__}: {error}"
     if error.log_path:
@@ -114,41 +136,49 @@ class _Launch:
         self._rng = np.random.default_rng(plan.seed)
         self._pace: dict[str, _Pace] = {}
         self._invalid_in_a_row = 0
+        self._unfit: set[str] = set()
 
     def run(self) -> Iterator[RunBundle]:
-        for point in self._plan.points:
-            warmup = Assignment(point, repetition=0, attempt=0, purpose="warmup")
-            try:
-                yield self._warm_up(warmup)
-            except EngineError as error:
-                first = next(item for item in self._plan.assignments if item.point == point)
-                yield unmeasured_run(self._context, first, "failed", _engine_reason(error))
-                if isinstance(error, EngineCrashed):
-                    return
         for assignment in self._interleaved():
-            if assignment.point.point_id not in self._pace:
+            point_id = assignment.point.point_id
+            if point_id in self._unfit:
+                continue
+            try:
+                if point_id not in self._pace:
+                    yield self._warm_up(Assignment(assignment.point, repetition=0, attempt=0, purpose="warmup"))
+            except EngineError as error:
+                self._unfit.add(point_id)
+                for lost in (item for item in self._plan.assignments if item.point == assignment.point):
+                    yield unmeasured_run(self._context, lost, "failed", f"warm-up: {_engine_reason(error)}")
+                if isinstance(error, EngineCrashed | EngineHung):
+                    return
                 continue
             try:
                 bundle = self._repetition(assignment)
             except MeasurementError as error:
-                bundle = unmeasured_run(self._context, assignment, "invalid", f"{type(error).__name__}: {error}")
+                bundle = unmeasured_run(self._context, assignment, "invalid", _measurement_reason(error))
             except EngineError as error:
                 yield unmeasured_run(self._context, assignment, "failed", _engine_reason(error))
-                return
+                if isinstance(error, EngineCrashed | EngineHung):
+                    return
+                continue
+            if self._context.start_temperature_c is None:
+                self._context = replace(self._context, start_temperature_c=bundle.run.gpu_temperature_start_c)
             yield bundle
             self._invalid_in_a_row = self._invalid_in_a_row + 1 if bundle.run.status == "invalid" else 0
             if self._invalid_in_a_row >= _INVALID_IN_A_ROW:
                 return
 
     def _interleaved(self) -> Iterator[Assignment]:
-        """Round by round over the points, each round in a new seeded order (rule 23)."""
-        waiting = {point.point_id: [] for point in self._plan.points}  # type: dict[str, list[Assignment]]
+        """Round by round over the points, each round in a new seeded order (rule 23); failed points come last."""
+        waiting: dict[str, list[Assignment]] = {point.point_id: [] for point in self._plan.points}
         for assignment in self._plan.assignments:
             waiting[assignment.point.point_id].append(assignment)
-        while any(waiting.values()):
-            ids = [point_id for point_id, queue in waiting.items() if queue]
-            for index in self._rng.permutation(len(ids)):
-                yield waiting[ids[index]].pop(0)
+        failed = {item.point.point_id for item in self._plan.assignments if item.attempt > 1}
+        while ids := [point_id for point_id, queue in waiting.items() if queue]:
+            order = [ids[index] for index in self._rng.permutation(len(ids))]
+            for point_id in sorted(order, key=lambda point_id: point_id in failed):
+                yield waiting[point_id].pop(0)
 
     def _warm_up(self, assignment: Assignment) -> RunBundle:
         """Two batches of each kind, or a saturating replay: warms the engine and tells its pace."""
@@ -179,19 +209,37 @@ class _Launch:
         point_id, window_s = assignment.point.point_id, self._plan.rules.window_s
         pace = self._pace[point_id]
         seed = request_seed(point_id, assignment.repetition, assignment.attempt)
-        full = self._measure_batches(workload, pace.full_s, window_s, seed)
-        pace.full_s = (full.end_s - full.start_s) / full.served.batches
+        full, pace.full_s = self._measure_batches(workload, pace.full_s, window_s, seed)
         if workload.generated_tokens == 1:
             return batch_run(self._context, assignment, full, full)
-        prefill = self._measure_batches(workload.prefill_only(), pace.prefill_s, window_s, seed + 1)
-        pace.prefill_s = (prefill.end_s - prefill.start_s) / prefill.served.batches
+        prefill, pace.prefill_s = self._measure_batches(workload.prefill_only(), pace.prefill_s, window_s, seed + 1)
         return batch_run(self._context, assignment, prefill, full)
 
-    def _measure_batches(self, workload: BatchWorkload, batch_s: float, window_s: float, seed: int) -> Measured:
-        batches = max(1, int(np.ceil(window_s * _WINDOW_MARGIN / batch_s)))
-        measured = measure_window(self._node, self._engine.prepare_batches(workload, batches, seed))
-        check_token_counts(measured.served, workload)
-        return measured
+    def _measure_batches(
+        self, workload: BatchWorkload, batch_s: float, window_s: float, seed: int
+    ) -> tuple[Measured, float]:
+        """A window of at least `window_s`, and how long a batch took.
+
+        One that came out short, or whose GPU energy is not sure enough, is taken again, longer.
+
+        Raises:
+            WindowTooShort: batches vary so much that no window was long enough.
+        """
+        rules = self._plan.rules
+        for attempt in range(_WINDOW_ATTEMPTS):
+            batches = max(1, int(np.ceil(window_s * _WINDOW_MARGIN / batch_s)))
+            work = self._engine.prepare_batches(workload, batches, seed + attempt * _SEED_STRIDE)
+            measured = measure_window(self._node, work)
+            check_token_counts(measured.served, workload)
+            batch_s = measured.window_s / batches
+            if measured.window_s < window_s:
+                continue
+            energy = measured.energies(self._engine.gpu_uuids).gpu
+            longer_s = next_window_s(energy, measured.window_s, rules.uncertainty, rules.window_limit_s)
+            if longer_s is None or attempt == _WINDOW_ATTEMPTS - 1:
+                return measured, batch_s
+            window_s = longer_s
+        raise WindowTooShort(f"{_WINDOW_ATTEMPTS} windows in a row ended before {window_s:g} s: batches vary too much")
 
     def _replay_repetition(self, assignment: Assignment, workload: ReplayWorkload) -> RunBundle:
         point: Point = assignment.point

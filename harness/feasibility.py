@@ -73,6 +73,8 @@ def deployment_obstacle(deployment: Deployment, gpu: GpuSpec, node_gpus: int) ->
         return f"sarathi needs pp {pp} to divide the {model.layers} layers"
     if limits.engine == "sarathi" and model.kv_heads % tp:
         return f"sarathi needs tp {tp} to divide the {model.kv_heads} KV heads"
+    if limits.engine == "vllm" and limits.token_budget < limits.max_sequences:
+        return f"vllm needs a token budget ({limits.token_budget}) of at least its {limits.max_sequences} sequences"
     if limits.max_context_tokens > model.max_context_tokens:
         return f"context {limits.max_context_tokens} exceeds the model's {model.max_context_tokens}"
     return _memory_obstacle(deployment, gpu)

@@ -14,6 +14,8 @@ class MeasurementRules:
     Attributes:
         repetitions: valid repetitions that make a point done.
         window_s: a window of batches is at least this long (NVML's counter moves every 0.1 s).
+        uncertainty: a window whose GPU energy is less sure than this (random part, a fraction) is taken again,
+            longer, up to `window_limit_s`.
         idle_s: length of each idle baseline.
         spin_s: wait between the last work and the loaded baseline: engine workers spin for about 1 s after
             the last message (measurement rule 17).
@@ -23,6 +25,8 @@ class MeasurementRules:
 
     repetitions: int = 5
     window_s: float = 2.0
+    uncertainty: float = 0.01
+    window_limit_s: float = 30.0
     idle_s: float = 5.0
     spin_s: float = 2.0
     max_attempts: int = 3

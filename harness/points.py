@@ -15,6 +15,7 @@ import numpy.typing as npt
 Source = Literal["measured", "estimated", "simulated"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 BITS_PER_BYTE = 8
 KV_BITS = 16
 """The KV cache is kept in 16 bits, whatever the weights' width (the default of both engines)."""
@@ -142,10 +143,10 @@ class Deployment:
 
     @property
     def label(self) -> str:
-        """For tables: `h100 llama-2-7b tp2 pp1 vllm`, with the bits where they are not 16."""
+        """For tables: `h100 llama-2-7b tp2 pp1 vllm@8192` (token budget), with the bits where they are not 16."""
         bits = "" if self.bits == KV_BITS else f" {self.bits}bit"
         parallel = f"tp{self.tensor_parallel} pp{self.pipeline_parallel}"
-        return f"{self.gpu} {self.model.name}{bits} {parallel} {self.limits.engine}"
+        return f"{self.gpu} {self.model.name}{bits} {parallel} {self.limits.engine}@{self.limits.token_budget}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ the order is therefore well spread, and every deployment needs one launch only.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -20,6 +21,7 @@ from harness.workload.azure import Trace
 from harness.workload.slices import choose_slice, make_schedule, pick_lengths
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_MOST_REPLAYED_S = 4 * 3600.0
 FindTrace = Callable[[str], Trace]
 
 
@@ -46,6 +48,9 @@ class Space:
 
     groups: tuple[Group, ...]
     schedules: Mapping[str, Schedule]
+
+    def __len__(self) -> int:
+        return sum(len(group.candidates) for group in self.groups)
 
     def first(self, points: int | None, feasible: Callable[[Point], bool]) -> "Space":
         """The groups up to the first `points` feasible points; the infeasible ones met on the way stay."""
@@ -78,12 +83,14 @@ def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
     """
     deployments = spread_out(sweep.deployments)
     names = [space.trace for space in sweep.batches if space.trace] + [spec.trace for spec in sweep.replays]
-    traces = {name: find_trace(name) for name in dict.fromkeys(names)}
-    batches: dict[Deployment, list[Candidate]] = {deployment: [] for deployment in deployments}
+    traces: dict[str, Trace] = {}
+    for name in dict.fromkeys(names):
+        with _named(f"{sweep.path}: trace {name}"):
+            traces[name] = find_trace(name)
+    batches: dict[Deployment, dict[Point, Candidate]] = {deployment: {} for deployment in deployments}
     for space in sweep.batches:
         for deployment, candidate in _batch_candidates(space, deployments, traces, seed):
-            if candidate.point not in (known.point for known in batches[deployment]):
-                batches[deployment].append(candidate)
+            batches[deployment].setdefault(candidate.point, candidate)
     groups: list[Group] = []
     schedules: dict[str, Schedule] = {}
     made: dict[tuple[ReplaySpec, int], tuple[ReplayWorkload, Schedule]] = {}
@@ -92,13 +99,23 @@ def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
         context = deployment.limits.max_context_tokens
         for spec in sweep.replays:
             if (spec, context) not in made:
-                made[spec, context] = _replay(spec, traces[spec.trace], context)
+                with _named(f"{sweep.path}: replay of {spec.trace}"):
+                    made[spec, context] = _replay(spec, traces[spec.trace], context)
             workload, schedule = made[spec, context]
             point = Point(deployment, workload)
             schedules[point.point_id] = schedule
             replays.append(Candidate(point, workload.trace, "one replay of the trace per deployment"))
-        groups.append(Group(deployment, (*batches[deployment], *replays)))
+        groups.append(Group(deployment, (*batches[deployment].values(), *replays)))
     return Space(tuple(groups), schedules)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Puts the place in the sweep file before what is wrong there."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{place}: {error.field}", error.value, error.accepted, error.fix) from error
 
 
 def spread_out(deployments: tuple[Deployment, ...]) -> list[Deployment]:
@@ -163,6 +180,9 @@ def _replay(spec: ReplaySpec, trace: Trace, context: int) -> tuple[ReplayWorkloa
     schedule = make_schedule(trace, start_s, spec.duration_s, context, spec.context_policy)
     if len(schedule) < 1:
         raise BadInput(f"slice of {trace.name}", f"{start_s:g}s+{spec.duration_s:g}s", "a slice that holds requests")
+    replayed_s = spec.duration_s / (spec.rate_scale or 1.0)
+    if replayed_s > _MOST_REPLAYED_S:
+        raise BadInput("duration over rate", f"{replayed_s:g} s", f"at most {_MOST_REPLAYED_S:g} s of replaying")
     workload = ReplayWorkload(
         trace=trace.name,
         trace_sha256=trace.sha256,

@@ -1,37 +1,52 @@
-"""How far the sweeps of a results folder are, from the ledger and what each sweep planned."""
+"""How far the sweeps of a results folder are, from the runs and from what each sweep planned."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
 
+from harness.records import SETTLED
 from harness.store import lock_owner, read_table
-from harness.summary import first_lines
+from harness.summary import first_lines, of_points
 from harness.sweep import PLAN_PREFIX
 from harness.units import format_duration
 
 _COLUMNS = ["sweep", "source", "point_id", "environment_id", "repetition", "attempt", "purpose", "status", "reason",
             "started_at"]  # fmt: skip
+_KEYS = ["point_id", "environment_id", "repetition"]
 _MOST_REASONS = 5
+
+
+class _Plan(BaseModel):
+    """What a sweep left in its plan file."""
+
+    sweep: str
+    repetitions: int
+    max_attempts: int
+    pid: int
+    points: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class SweepStanding:
-    """One sweep in one folder. `progress` is a share of the planned repetitions, null without a plan."""
+    """One planned sweep in one folder.
+
+    `progress` is the share of its repetitions that are settled; `owner` is the process that is measuring it now.
+    """
 
     folder: str
     sweep: str
     source: str
-    points_planned: int | None
+    points_planned: int
     points_done: int
     points_infeasible: int
     points_given_up: int
     runs: dict[str, int]
-    progress: float | None
+    progress: float
     left: str
-    state: str
+    owner: str
     reasons: tuple[tuple[str, str, int], ...]
 
     def as_json(self) -> dict[str, object]:
@@ -39,65 +54,57 @@ class SweepStanding:
 
 
 def folder_standing(folder: Path) -> list[SweepStanding]:
-    """One standing for each sweep that has runs in the folder.
+    """One standing for each sweep that was planned in the folder.
 
     Raises:
         BadInput: no such folder.
         StoreRefused: its schema is newer.
     """
-    runs = read_table(folder, "runs", _COLUMNS, pc.field("purpose") != "warmup").to_pandas()
+    runs = read_table(folder, "runs", _COLUMNS, pc.field("purpose") == "sweep").to_pandas()
     owner = lock_owner(folder)
-    return [_standing(folder, str(name), group, owner) for name, group in runs.groupby("sweep")]
+    return [_standing(folder, plan, of_points(runs, plan.points), owner) for plan in _plans(folder)]
 
 
-def _standing(folder: Path, sweep: str, runs: pd.DataFrame, owner: str) -> SweepStanding:
-    plan = _plan(folder, sweep)
-    repetitions, max_attempts = plan.get("repetitions"), plan.get("max_attempts")
-    taken = runs[runs["repetition"] > 0]
-    settled = taken[taken["status"].isin(["ok", "saturated"])]
-    per_point = settled.groupby(["point_id", "environment_id"])["repetition"].nunique()
-    infeasible = int(runs[runs["status"] == "infeasible"].groupby(["point_id", "environment_id"]).ngroups)
-    keys = ["point_id", "environment_id", "repetition"]
-    attempts = taken.groupby(keys).agg(attempt=("attempt", "max"))
-    attempts["settled"] = attempts.index.isin(pd.MultiIndex.from_frame(settled[keys]))
-    lost = attempts[~attempts["settled"] & (attempts["attempt"] >= (max_attempts or 1))]
-    planned = plan.get("points")
-    progress = None
-    left = ""
-    if planned is not None and repetitions:
-        wanted = max((planned - infeasible) * repetitions, 1)
-        progress = min(len(settled.drop_duplicates(keys)) / wanted, 1.0)
-        left = _time_left(taken, wanted - len(settled.drop_duplicates(keys)), owner)
-    bad = taken[~taken["status"].isin(["ok", "saturated"])]
+def _plans(folder: Path) -> list[_Plan]:
+    plans = []
+    for path in sorted(folder.glob(f"{PLAN_PREFIX}*.json")):
+        try:
+            plans.append(_Plan.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            continue  # Not one of ours, or in the making; the runs themselves are in the tables.
+    return plans
+
+
+def _standing(folder: Path, plan: _Plan, runs: pd.DataFrame, owner: str) -> SweepStanding:
+    taken = runs[runs["repetition"].between(1, plan.repetitions)]
+    settled = taken[taken["status"].isin(SETTLED)].drop_duplicates(_KEYS)
+    per_point = settled.groupby(_KEYS[:2]).size()
+    infeasible = len(runs[runs["status"] == "infeasible"][_KEYS[:2]].drop_duplicates())
+    tried = taken.groupby(_KEYS)["attempt"].max()
+    lost = tried[(tried >= plan.max_attempts) & ~tried.index.isin(pd.MultiIndex.from_frame(settled[_KEYS]))]
+    wanted = (len(plan.points) - infeasible) * plan.repetitions
+    bad = taken[~taken["status"].isin(SETTLED)]
     counted = bad.groupby(["status", first_lines(bad["reason"])]).size().sort_values(ascending=False)
-    done = int((per_point >= (repetitions or 1)).sum())
+    running = owner.startswith(f"pid {plan.pid} ")
     return SweepStanding(
         folder=str(folder),
-        sweep=sweep,
+        sweep=plan.sweep,
         source=", ".join(sorted(runs["source"].unique())),
-        points_planned=planned,
-        points_done=done,
+        points_planned=len(plan.points),
+        points_done=int((per_point >= plan.repetitions).sum()),
         points_infeasible=infeasible,
-        points_given_up=len(lost.reset_index()[["point_id", "environment_id"]].drop_duplicates()),
+        points_given_up=len(lost.reset_index()[_KEYS[:2]].drop_duplicates()),
         runs={str(status): int(count) for status, count in taken["status"].value_counts().sort_index().items()},
-        progress=progress,
-        left=left,
-        state=f"running: {owner}" if owner else "not running",
+        progress=len(settled) / wanted if wanted else 1.0,
+        left=_time_left(taken, wanted - len(settled)) if running else "",
+        owner=owner if running else "",
         reasons=tuple((str(key[0]), str(key[1]), int(n)) for key, n in counted.head(_MOST_REASONS).items()),  # type: ignore[index]
     )
 
 
-def _time_left(taken: pd.DataFrame, runs: int, owner: str) -> str:
-    """Remaining time at the pace of the last runs; only for a sweep that is running on a real clock."""
-    if runs <= 0 or not owner or len(taken) < 2 or (taken["source"] == "simulated").any():
+def _time_left(taken: pd.DataFrame, runs: int) -> str:
+    """Remaining time at the pace of the last runs; a simulated node's clock says nothing of it."""
+    if runs <= 0 or len(taken) < 2 or (taken["source"] == "simulated").any():
         return ""
     started = taken["started_at"].sort_values().tail(50)
     return format_duration(float(started.diff().dt.total_seconds().median()) * runs)
-
-
-def _plan(folder: Path, sweep: str) -> dict[str, int]:
-    try:
-        content = json.loads((folder / f"{PLAN_PREFIX}{sweep}.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,6 +1,7 @@
 """The closing table of a sweep: what was measured, what was not and why, joules by deployment, what next."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.points import KV_BITS
+from harness.records import SETTLED
 from harness.sweep import SweepOutcome
 
 _MOST_REASONS = 12
 _COLUMNS = (
-    "deployment", "batch points", "J/token (min-max)", "replays", "J/token", "J/request", "CPU J/request",
-    "batch formed", "TTFT s", "",
+    "\ndeployment", "batch\npoints", "batches\nJ/token (min-max)", "replay\nruns", "replay\nJ/token",
+    "replay\nJ/request", "CPU\nJ/request", "batch\nformed", "TTFT\ns", "",
 )  # fmt: skip
 
 
@@ -23,7 +25,8 @@ _COLUMNS = (
 class DeploymentLine:
     """One row of the table; energies are the GPUs' gross energy (CPU where named), null where nothing was measured.
 
-    Batches: the median over points (min and max beside it). Replays: means over repetitions.
+    Batches: the median over points (min and max beside it), on the first row of a deployment only. Replays: means
+    over the repetitions of one replay.
     """
 
     deployment: str
@@ -32,6 +35,7 @@ class DeploymentLine:
     batch_j_per_token: float | None
     batch_j_per_token_min: float | None
     batch_j_per_token_max: float | None
+    replay: str
     replay_runs: int
     replay_j_per_request: float | None
     replay_j_per_token: float | None
@@ -52,27 +56,32 @@ class Summary:
     traces: tuple[str, ...]
     lines: tuple[DeploymentLine, ...]
     runs: dict[str, int]
-    points: dict[str, int]
     reasons: tuple[tuple[str, str, int], ...]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def summarise(runs: pd.DataFrame, sweep: str) -> Summary:
-    """Summarise the runs of one sweep; warm-ups are left out."""
-    runs = runs[(runs["sweep"] == sweep) & (runs["purpose"] != "warmup")]
+def of_points(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The runs of some points, each given by point_id and environment_id."""
+    wanted = {f"{point_id}.{environment_id}" for point_id, environment_id in points}
+    return runs[(runs["point_id"] + "." + runs["environment_id"]).isin(wanted)]
+
+
+def summarise(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> Summary:
+    """Summarise the runs of a sweep's points; warm-ups are left out."""
+    runs = of_points(runs[runs["purpose"] != "warmup"], points)
     labels = _labels(runs)
-    good = runs["status"].isin(["ok", "saturated"])
-    lines = [_line(label, runs[good & (labels == label)]) for label in sorted(labels[good].unique())]
-    bad = runs[runs["status"] != "ok"]
+    good = runs["status"].isin(SETTLED)
+    lines: list[DeploymentLine] = []
+    for label in sorted(labels[good].unique()):
+        lines += _deployment_lines(label, runs[good & (labels == label)])
     return Summary(
         sources=tuple(sorted(runs["source"].unique())),
         traces=tuple(sorted(set(runs["trace"]) - {""})),
         lines=tuple(lines),
         runs={str(status): int(count) for status, count in runs["status"].value_counts().sort_index().items()},
-        points={str(key): int(n) for key, n in runs.groupby("status")["point_id"].nunique().sort_index().items()},
-        reasons=_reasons(bad),
+        reasons=_reasons(runs[runs["status"] != "ok"]),
     )
 
 
@@ -95,16 +104,36 @@ def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
 
 
 def _labels(runs: pd.DataFrame) -> "pd.Series[str]":
-    columns = (runs[name].tolist() for name in ("gpu", "model", "bits", "tp", "pp", "engine"))
+    """What a deployment is called: as `Deployment.label`, with whatever else differs between those of one name."""
+    parts = ("gpu", "model", "bits", "tp", "pp", "engine", "token_budget")
     labels = [
-        f"{gpu} {model}{'' if bits == KV_BITS else f' {bits}bit'} tp{tp} pp{pp} {engine}"
-        for gpu, model, bits, tp, pp, engine in zip(*columns, strict=True)
+        f"{gpu} {model}{'' if bits == KV_BITS else f' {bits}bit'} tp{tp} pp{pp} {engine}@{budget}"
+        for gpu, model, bits, tp, pp, engine, budget in zip(*(runs[name].tolist() for name in parts), strict=True)
     ]
-    return pd.Series(labels, index=runs.index, dtype=str)
+    named = pd.Series(labels, index=runs.index, dtype=str)
+    for column in ("max_sequences", "max_context_tokens", "weights", "node_kind"):
+        if (runs.groupby("gpu")[column].nunique() > 1).any():
+            named = named + f" {column}=" + runs[column].astype(str)
+    return named
 
 
-def _line(label: str, runs: pd.DataFrame) -> DeploymentLine:
-    batch, replay = runs[runs["workload"] == "batch"], runs[runs["workload"] == "replay"]
+def _replay_labels(replays: pd.DataFrame) -> "pd.Series[str]":
+    columns = ("trace", "slice_start_s", "slice_duration_s", "capacity_share", "rate_scale")
+    labels = [
+        f"{trace} {start_s:g}s+{duration_s:g}s " + (f"x{scale:g}" if np.isnan(share) else f"capacity:{share:g}")
+        for trace, start_s, duration_s, share, scale in zip(*(replays[name].tolist() for name in columns), strict=True)
+    ]
+    return pd.Series(labels, index=replays.index, dtype=str)
+
+
+def _deployment_lines(label: str, runs: pd.DataFrame) -> list[DeploymentLine]:
+    batch, replays = runs[runs["workload"] == "batch"], runs[runs["workload"] == "replay"]
+    names = _replay_labels(replays)
+    rows = [(name, replays[names == name]) for name in sorted(names.unique())] or [("", replays)]
+    return [_line(label, batch if not number else batch.iloc[:0], *row) for number, row in enumerate(rows)]
+
+
+def _line(label: str, batch: pd.DataFrame, replay_name: str, replay: pd.DataFrame) -> DeploymentLine:
     per_token = batch["gpu_energy_j"] / (batch["batch_size"] * batch["generated_tokens"])
     by_point = per_token.groupby(batch["point_id"]).mean()
     served = replay["requests"].astype(float)
@@ -115,14 +144,21 @@ def _line(label: str, runs: pd.DataFrame) -> DeploymentLine:
         batch_j_per_token=_finite(by_point.median()),
         batch_j_per_token_min=_finite(by_point.min()),
         batch_j_per_token_max=_finite(by_point.max()),
+        replay=replay_name,
         replay_runs=len(replay),
-        replay_j_per_request=_finite((replay["gpu_energy_j"] / served).mean()),
-        replay_j_per_token=_finite((replay["gpu_energy_j"] / (served * replay["generated_tokens"])).mean()),
-        replay_cpu_j_per_request=_finite((replay["cpu_energy_j"] / served).mean()),
+        replay_j_per_request=_ratio(replay["gpu_energy_j"], served),
+        replay_j_per_token=_ratio(replay["gpu_energy_j"], replay["tokens_generated"]),
+        replay_cpu_j_per_request=_ratio(replay["cpu_energy_j"], served),
         replay_decode_batch=_finite(replay["decode_batch_mean"].mean()),
         replay_ttft_s=_finite(replay["ttft_mean_s"].mean()),
         replay_status="saturated" if (replay["status"] == "saturated").any() else "ok" if len(replay) else "",
     )
+
+
+def _ratio(energy_j: "pd.Series[float]", count: "pd.Series[float]") -> float | None:
+    """Mean energy per item over the repetitions that have any."""
+    some = count > 0
+    return _finite((energy_j[some] / count[some]).mean())
 
 
 def _finite(value: float) -> float | None:
@@ -133,8 +169,9 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
     """Print the closing table for people."""
     title = f"GPU energy by deployment ({' and '.join(summary.sources) or 'nothing measured'})"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    several = len({line.replay for line in summary.lines if line.replay}) > 1
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("deployment", "") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("\ndeployment", "") else "right", no_wrap=True)
     for line in summary.lines:
         spread = ""
         if line.batch_j_per_token is not None:
@@ -149,7 +186,7 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
             _number(line.replay_cpu_j_per_request),
             _number(line.replay_decode_batch),
             _number(line.replay_ttft_s),
-            "saturated" if line.replay_status == "saturated" else "",
+            " ".join(filter(None, [line.replay if several else "", "saturated" * (line.replay_status == "saturated")])),
         )
     out.print(table)
     if summary.lines:
@@ -167,20 +204,29 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
     if summary.traces:
         out.print(f"Traces: {', '.join(summary.traces)}.{_profile_note(summary.traces)}")
     out.print(f"\nResults: {folder}")
-    out.print(f"  python -c 'import pandas; print(pandas.read_parquet(\"{folder}/runs\").describe())'", markup=False)
-    out.print(f"  harness status --results {folder}", markup=False)
+    out.print(f"  python -c 'import pandas; print(pandas.read_parquet(\"{folder}/runs\").describe())'")
+    out.print(f"  harness status --results {folder}")
 
 
 def _profile_note(traces: tuple[str, ...]) -> str:
     sampled = [name.removesuffix("-profile") for name in traces if name.endswith("-profile")]
     if not sampled:
         return ""
-    return f" Sampled from a profile, as the trace itself is not here: harness traces fetch {sampled[0]}"
+    return (
+        f" A profile stands for a trace that was not here; to have the trace itself: harness traces fetch {sampled[0]}"
+    )
 
 
 def _print_counts(summary: Summary, outcome: SweepOutcome, out: Console) -> None:
-    if outcome.runs_taken == 0 and outcome.runs_left == 0:
-        out.print("Nothing left to do: every point has its repetitions.", style="bold green")
+    if outcome.points_given_up:
+        out.print(
+            f"{outcome.points_given_up} points were given up after failed or invalid attempts, for the reasons below;"
+            " to try them again, allow more: --max-attempts 6",
+            style="bold red",
+        )
+    elif outcome.runs_taken == 0 and outcome.runs_left == 0:
+        beyond = f" (of the first {outcome.points_done}; more without --points)" if outcome.points_beyond else ""
+        out.print(f"Nothing left to do: every point has its repetitions{beyond}.", style="bold green")
     counted = ", ".join(f"{count} {status}" for status, count in summary.runs.items())
     out.print(
         f"Points: {outcome.points_done} done, {outcome.points_infeasible} infeasible, "
@@ -188,7 +234,7 @@ def _print_counts(summary: Summary, outcome: SweepOutcome, out: Console) -> None
         f" in the folder: {counted or 'none'}."
     )
     for status, reason, points in summary.reasons[:_MOST_REASONS]:
-        out.print(f"  {status:<10} {points:>4} {'points, such as' if points > 1 else 'point'}: {reason}", markup=False)
+        out.print(f"  {status:<10} {points:>4} {'points, such as' if points > 1 else 'point'}: {reason}")
     if len(summary.reasons) > _MOST_REASONS:
         out.print(f"  ... and {len(summary.reasons) - _MOST_REASONS} more reasons: column `reason` of runs")
 

@@ -1,7 +1,8 @@
 """A resumable queue: asks the controller, lets agents measure, stores each run before the next begins."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ from harness.assemble import LaunchContext, unmeasured_run
 from harness.clock import Clock
 from harness.controller import Controller
 from harness.deployment.sweepfile import Sweep
+from harness.errors import StoreError
 from harness.plan import Assignment, LaunchPlan
 from harness.points import Point
 from harness.records import RunBundle, RunRecord
@@ -49,16 +51,22 @@ class SweepOrder:
     budget_s: float | None = None
 
 
+PointKey = tuple[str, str]
+"""point_id and environment_id: a point as it is measured somewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """What one call did, and how the sweep stands now."""
+    """What one call did, and how the points of its sweep stand now."""
 
     runs_taken: int
     runs_left: int
     points_done: int
     points_given_up: int
     points_infeasible: int
+    points_beyond: int
     budget_spent: bool
+    points: frozenset[PointKey]
 
 
 def run_sweep(
@@ -75,14 +83,19 @@ def run_sweep(
         StoreError: a write failed; all runs before it are stored.
     """
     deadline_s = None if order.budget_s is None else wall.monotonic_s() + order.budget_s
+
+    def out_of_time(taken: int) -> bool:
+        # However small the budget, a call gets one repetition further.
+        return taken > 0 and deadline_s is not None and wall.monotonic_s() >= deadline_s
+
     source = agents[0].source
     with Writer(order.results, source=source, owner=owner, durable=source == "measured") as writer:
         taken, spent = 0, False
         for number in range(1, order.rounds + 1):
             points = None if order.points is None else order.points * number
-            queue = _Round(order, space.first(points, _feasible(agents)), agents, writer, progress)
-            taken_now, spent = queue.run(lambda: deadline_s is not None and wall.monotonic_s() >= deadline_s)
-            taken += taken_now
+            first = space.first(points, _feasible(agents))
+            queue = _Round(order, first, len(space) - len(first), agents, writer, progress)
+            taken, spent = queue.run(taken, out_of_time)
             if spent or points is None:
                 break
         return queue.outcome(taken, spent)
@@ -99,37 +112,35 @@ class _Round:
     """One pass over a space until nothing is left for any agent."""
 
     def __init__(
-        self, order: SweepOrder, space: Space, agents: list[Agent], writer: Writer, progress: Progress
+        self, order: SweepOrder, space: Space, beyond: int, agents: list[Agent], writer: Writer, progress: Progress
     ) -> None:
-        self._order, self._space, self._agents = order, space, agents
+        self._order, self._space, self._beyond, self._agents = order, space, beyond, agents
         self._writer, self._progress = writer, progress
         self._controller = Controller(order.sweep.name, space, order.sweep.rules, order.seed)
         self._controller.tell(read_ledger(order.results))
 
-    def run(self, out_of_time: Callable[[], bool]) -> tuple[int, bool]:
-        """Runs taken (warm-ups not counted), and whether time ran out."""
+    def run(self, taken: int, out_of_time: Callable[[int], bool]) -> tuple[int, bool]:
+        """Runs taken (warm-ups not counted) with those of earlier rounds, and whether time ran out."""
         self._record_infeasible()
         remaining = self._controller.remaining(self._agents)
-        _write_plan(self._order, self._space, remaining)
+        _write_plan(self._order, self.points())
         self._progress.planned(remaining)
-        taken = 0
         for agent in self._agents:
-            while not out_of_time() and (plan := self._controller.ask(agent)) is not None:
-                taken += self._launch(agent, plan, out_of_time)
-            if out_of_time() and self._controller.remaining(self._agents):
+            while not out_of_time(taken) and (plan := self._controller.ask(agent)) is not None:
+                taken = self._launch(agent, plan, taken, out_of_time)
+            if out_of_time(taken) and self._controller.remaining(self._agents):
                 return taken, True
         return taken, False
 
-    def _launch(self, agent: Agent, plan: LaunchPlan, out_of_time: Callable[[], bool]) -> int:
-        """Measure one launch, as far as time allows; returns how many repetitions were stored."""
+    def _launch(self, agent: Agent, plan: LaunchPlan, taken: int, out_of_time: Callable[[int], bool]) -> int:
+        """Measure one launch, as far as time allows; returns the runs taken with those before it."""
         self._progress.launching(agent, plan)
-        taken = 0
         bundles = agent.measure(plan)
         try:
             for bundle in bundles:
                 self._keep(bundle)
                 taken += bundle.run.purpose == "sweep"
-                if out_of_time():
+                if out_of_time(taken):
                     break
         finally:
             # Closing the generator stops the engine, whatever ended the loop.
@@ -154,19 +165,29 @@ class _Round:
                 self._writer.append(bundles)
                 self._controller.tell([bundle.run for bundle in bundles])
 
+    def points(self) -> dict[PointKey, tuple[Point, Agent]]:
+        """Every point of the space in every environment of the agents, each with an agent that measures it there."""
+        found = {}
+        for agent in self._agents:
+            for group in self._space.groups:
+                if agent.hosts(group.deployment):
+                    environment_id = agent.environment(group.deployment).environment_id
+                    for item in group.candidates:
+                        found[item.point.point_id, environment_id] = (item.point, agent)
+        return found
+
     def outcome(self, taken: int, spent: bool) -> SweepOutcome:
-        standings = []
-        for group in self._space.groups:
-            hosts = [agent for agent in self._agents if agent.hosts(group.deployment)]
-            for environment_id in {agent.environment(group.deployment).environment_id for agent in hosts}:
-                standings += [self._controller.standing(item.point, environment_id) for item in group.candidates]
+        points = self.points()
+        standings = [self._controller.standing(point, agent) for point, agent in points.values()]
         return SweepOutcome(
             runs_taken=taken,
             runs_left=self._controller.remaining(self._agents),
             points_done=sum(standing.done and not standing.infeasible for standing in standings),
-            points_given_up=sum(standing.given_up > 0 for standing in standings),
+            points_given_up=sum(standing.given_up > 0 and not standing.done for standing in standings),
             points_infeasible=sum(standing.infeasible for standing in standings),
+            points_beyond=self._beyond,
             budget_spent=spent,
+            points=frozenset(points),
         )
 
 
@@ -177,17 +198,22 @@ def _infeasible_run(agent: Agent, order: SweepOrder, assignment: Assignment, obs
     return unmeasured_run(context, assignment, "infeasible", obstacle)
 
 
-def _write_plan(order: SweepOrder, space: Space, remaining: int) -> None:
+def _write_plan(order: SweepOrder, points: Iterable[PointKey]) -> None:
+    """Leave what is planned beside the tables; small, and replaced in one step."""
     content = {
         "sweep": order.sweep.name,
         "file": order.sweep.path,
         "seed": order.seed,
-        "points": sum(len(group.candidates) for group in space.groups),
         "repetitions": order.sweep.rules.repetitions,
-        "runs_remaining_at_start": remaining,
         "max_attempts": order.sweep.rules.max_attempts,
+        "pid": os.getpid(),
+        "points": sorted(points),
     }
     path = order.results / f"{PLAN_PREFIX}{order.sweep.name}.json"
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    try:
+        temporary.touch(mode=0o664)
+        temporary.write_text(json.dumps(content) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error

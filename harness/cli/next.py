@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.sweep import default_results, sweep_file
+from harness.cli.sweep import default_results, sweep_file, with_rules
 from harness.cluster.local import local_agents
 from harness.controller import Controller
 from harness.deployment.sweepfile import load_sweep
@@ -17,17 +17,20 @@ from harness.workload.library import find_trace
 @click.command("next", short_help="the next points of a sweep, and why")
 @click.argument("file", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
+@click.option("--repetitions", type=click.IntRange(1, 100), help="as given to sweep [the file's, or 5]")
 @click.option("--points", type=click.IntRange(1, 100_000), default=10, show_default=True, help="how many")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="as given to sweep")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def next_points(file: Path, results: Path | None, points: int, seed: int, as_json: bool) -> None:
+def next_points(
+    file: Path, results: Path | None, repetitions: int | None, points: int, seed: int, as_json: bool
+) -> None:
     """Print the points that a sweep would measure next, grouped by launch, and why each was picked.
 
     \b
     Example:
         harness next deployments/simulated-dgx.yaml --points 5
     """
-    loaded = load_sweep(sweep_file(file))
+    loaded = with_rules(load_sweep(sweep_file(file)), repetitions)
     folder = results or default_results(loaded)
     space = build_space(loaded, lambda name: find_trace(name, seed), seed)
     controller = Controller(loaded.name, space, loaded.rules, seed)
@@ -42,6 +45,6 @@ def next_points(file: Path, results: Path | None, points: int, seed: int, as_jso
         click.echo(json.dumps(picks))
         return
     if not picks:
-        click.echo(f"Nothing left: every point of {loaded.name} has its repetitions in {folder}.")
+        click.echo(f"Nothing left to measure of {loaded.name} in {folder}.")
     for pick in picks:
         click.echo(f"{pick['node']}  {pick['point']}  {pick['runs']} runs  ({pick['why']})")

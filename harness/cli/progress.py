@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from harness.agent import Agent
 from harness.plan import LaunchPlan
-from harness.records import RunRecord
+from harness.records import SETTLED, RunRecord
 from harness.units import format_duration
 
 _LINE_EVERY_S = 10.0
@@ -43,7 +43,7 @@ class BarProgress:
             self._bar.update(self._task, description=plan.deployment.label)
 
     def measured(self, run: RunRecord) -> None:
-        if self._task is not None:
+        if self._task is not None and run.status in SETTLED:
             self._bar.advance(self._task)
 
 
@@ -72,10 +72,10 @@ class LineProgress:
         self._label = plan.deployment.label
 
     def measured(self, run: RunRecord) -> None:
-        self._done += 1
+        self._done += run.status in SETTLED
         if time.monotonic() - self._last_s >= _LINE_EVERY_S:
             self._last_s = time.monotonic()
-            left_s = (self._last_s - self._begun_s) / self._done * max(self._total - self._done, 0)
+            left_s = (self._last_s - self._begun_s) / max(self._done, 1) * max(self._total - self._done, 0)
             self._say(f"{self._label}; left {format_duration(left_s)}")
 
     def _say(self, what: str) -> None:

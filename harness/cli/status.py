@@ -30,31 +30,35 @@ def status(results: Path | None, as_json: bool) -> None:
         return
     out = console()
     if not standings:
-        out.print(f"No runs yet in {', '.join(map(str, folders))}.", markup=False)
+        out.print(f"No sweep was planned in {', '.join(map(str, folders))}.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("sweep", "source", "points", "done", "infeasible", "given up", "runs", "progress", "left", "state"):
-        table.add_column(name, justify="left" if name in ("sweep", "source", "state") else "right", no_wrap=True)
+    left = ("folder", "sweep", "source", "state")
+    for name in (*left[:3], "points", "done", "infeasible", "given up", "runs", "progress", "left", "state"):
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for standing in standings:
         table.add_row(*_cells(standing))
     out.print(table)
     for standing in standings:
+        if standing.owner:
+            out.print(f"  {standing.sweep}: {standing.owner}")
         for kind, reason, runs in standing.reasons:
-            out.print(f"  {standing.sweep}: {runs} {kind}: {reason}", markup=False)
+            out.print(f"  {standing.sweep}: {runs} {kind}: {reason}")
 
 
 def _cells(standing: SweepStanding) -> list[str]:
     return [
+        standing.folder,
         standing.sweep,
         standing.source,
-        str(standing.points_planned or "-"),
+        str(standing.points_planned),
         str(standing.points_done),
         str(standing.points_infeasible),
         str(standing.points_given_up),
         ", ".join(f"{count} {kind}" for kind, count in standing.runs.items()),
-        "-" if standing.progress is None else f"{standing.progress:.0%}",
+        f"{standing.progress:.0%}",
         standing.left or "-",
-        standing.state,
+        "running" if standing.owner else "not running",
     ]
 
 

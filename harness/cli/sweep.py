@@ -55,12 +55,26 @@ def sweep_file(given: Path | None) -> Path:
     )  # fmt: skip
 
 
+def with_rules(sweep: Sweep, repetitions: int | None, max_attempts: int | None = None) -> Sweep:
+    """The sweep with what the command line says instead of the file."""
+    rules = sweep.rules
+    return replace(
+        sweep,
+        rules=replace(
+            rules,
+            repetitions=repetitions or rules.repetitions,
+            max_attempts=max_attempts or rules.max_attempts,
+        ),
+    )
+
+
 @click.command(short_help="measure a sweep; run it again to resume")
 @click.argument("file", metavar="[SWEEP.yaml]", required=False, type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="rounds of --points each")
 @click.option("--points", type=click.IntRange(1, 10_000_000), help="feasible points per round [all]")
 @click.option("--repetitions", type=click.IntRange(1, 100), help="valid repetitions per point [the file's, or 5]")
+@click.option("--max-attempts", type=click.IntRange(1, 1000), help="tries at a repetition [the file's, or 3]")
 @click.option("--budget", help="stop before a run begins after this long, such as 6h or 90m")
 @click.option("--cluster", default="local", show_default=True, help="where agents live")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="order and prompts")
@@ -72,6 +86,7 @@ def sweep(
     rounds: int,
     points: int | None,
     repetitions: int | None,
+    max_attempts: int | None,
     budget: str | None,
     cluster: str,
     seed: int,
@@ -88,18 +103,16 @@ def sweep(
         harness sweep my.yaml --budget 6h --points 200
         harness sweep my.yaml --dry-run
     """
-    loaded = load_sweep(sweep_file(file))
-    if repetitions is not None:
-        loaded = replace(loaded, rules=replace(loaded.rules, repetitions=repetitions))
-    _measure(loaded, results, rounds, points, budget, cluster, seed, dry_run, as_json)
+    loaded = with_rules(load_sweep(sweep_file(file)), repetitions, max_attempts)
+    _measure(loaded, results or default_results(loaded), rounds, points, budget, cluster, seed, dry_run, as_json)
 
 
 @click.command(short_help="replay a trace on every deployment of a sweep file")
 @click.argument("file", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
 @click.option("--trace", required=True, metavar="NAME-or-FILE", help="a known trace, or a CSV in its format")
 @click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
-@click.option("--start", type=float, help="where the slice starts in the trace, seconds [the median slice]")
-@click.option("--duration", type=float, default=60.0, show_default=True, help="length of the slice, seconds")
+@click.option("--start", help="where the slice starts in the trace, such as 600 or 10m [the median slice]")
+@click.option("--duration", default="60s", show_default=True, help="length of the slice, such as 60 or 2m")
 @click.option("--rate-scale", "rate", default="1", show_default=True, help="factor on the rate, or capacity:0.8")
 @click.option("--drain", default=DEFAULT_DRAIN, show_default=True, help="wait so long for the last requests")
 @click.option("--budget", help="stop before a run begins after this long, such as 6h or 90m")
@@ -110,8 +123,8 @@ def replay(
     file: Path,
     trace: str,
     results: Path | None,
-    start: float | None,
-    duration: float,
+    start: str | None,
+    duration: str,
     rate: str,
     drain: str,
     budget: str | None,
@@ -126,27 +139,33 @@ def replay(
         harness replay deployments/simulated-dgx.yaml --trace azure2023-conv
         harness replay my.yaml --trace day.csv --start 600 --duration 120 --rate-scale capacity:0.8
     """
-    if not 0 < duration < float("inf"):
-        raise BadInput("--duration", duration, "a positive number of seconds")
-    if start is not None and not 0 <= start < float("inf"):
-        raise BadInput("--start", start, "seconds from the trace's first request, 0 or more")
+    duration_s = _seconds(duration, "--duration")
+    start_s = None if start is None else 0.0 if start == "0" else _seconds(start, "--start")
     rate_scale, capacity_share = parse_rate(rate)
     loaded = load_sweep(sweep_file(file))
     spec = ReplaySpec(
         trace=trace,
-        duration_s=duration,
-        slice_rule="median" if start is None else f"start:{start:g}",
+        duration_s=duration_s,
+        slice_rule="median" if start_s is None else f"start:{start_s:f}",
         rate_scale=rate_scale,
         capacity_share=capacity_share,
         context_policy="clip-prompt",
         drain_s=parse_duration_s(drain, "--drain"),
     )
-    _measure(replace(loaded, batches=(), replays=(spec,)), results, 1, None, budget, "local", seed, dry_run, as_json)
+    folder = results or default_results(loaded)
+    # A name of its own, so that status tells the two apart.
+    replays = replace(loaded, name=f"{loaded.name}-replay", batches=(), replays=(spec,))
+    _measure(replays, folder, 1, None, budget, "local", seed, dry_run, as_json)
+
+
+def _seconds(text: str, option: str) -> float:
+    """A duration with its unit, or plain seconds."""
+    return parse_duration_s(text if text[-1:].isalpha() else f"{text}s", option)
 
 
 def _measure(
     sweep: Sweep,
-    results: Path | None,
+    folder: Path,
     rounds: int,
     points: int | None,
     budget: str | None,
@@ -161,12 +180,11 @@ def _measure(
     if dry_run:
         print_estimate(estimate_sweep(sweep, space, points, rounds, seed), console(), as_json)
         return
-    folder = results or default_results(sweep)
     order = SweepOrder(sweep, folder, seed, points, rounds, budget_s)
     agents = local_agents(sweep, seed)
     with sweep_progress() as progress:
         outcome = run_sweep(order, space, agents, progress, WallClock(), shlex.join(sys.argv))
-    summary = summarise(read_table(folder, "runs").to_pandas(), sweep.name)
+    summary = summarise(read_table(folder, "runs").to_pandas(), outcome.points)
     if as_json:
         click.echo(json.dumps({"results": str(folder), **_outcome_json(outcome), **summary.as_json()}))
     else:

@@ -9,7 +9,7 @@ import click
 
 from harness.units import format_duration
 from harness.workload.describe import REFERENCE_CONTEXT_TOKENS, Description, describe
-from harness.workload.library import fetch, fetched_file, find_trace, manifest, traces_folder
+from harness.workload.library import fetch, fetched_state, find_trace, manifest, traces_folder
 
 
 @click.group()
@@ -32,7 +32,7 @@ def list_() -> None:
     """
     rows = [("NAME", "REQUESTS", "SIZE", "LICENCE", "STATE", "ABOUT")]
     for entry in manifest():
-        state = "fetched" if fetched_file(entry) else "profile only"
+        state = fetched_state(entry)
         size = f"{entry.bytes / 1000:.0f} kB"
         rows.append((entry.name, str(entry.rows), size, entry.licence, state, entry.about))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

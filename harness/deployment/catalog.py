@@ -57,13 +57,27 @@ def bundled_names(folder: str, suffix: str) -> list[str]:
     return sorted(path.name.removesuffix(suffix) for path in bundled_path("deployments", folder).glob(f"*{suffix}"))
 
 
+def user_path(name: str, field: str) -> Path:
+    """The path that a person wrote, `~` resolved.
+
+    Raises:
+        BadInput: `~somebody` who does not exist, or a NUL character.
+    """
+    try:
+        if "\0" in name:
+            raise RuntimeError("a NUL character")
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise BadInput(field, name, "the path of a file or folder", str(error)) from error
+
+
 def _bundled_or_file(name: str, folder: str, suffix: str, field: str, beside: Path | None) -> Path:
     if not name.endswith((".yaml", ".yml", ".json")) and "/" not in name:
         known = bundled_names(folder, suffix)
         if name in known:
             return bundled_path("deployments", folder, name + suffix)
         raise BadInput(field, name, f"{', '.join(known)}, or the path of a {suffix} file")
-    path = Path(name).expanduser()
+    path = user_path(name, field)
     return path if path.is_absolute() or beside is None else beside / path
 
 
@@ -115,6 +129,8 @@ def model_shape(name: str, field: str = "models", beside: Path | None = None) ->
     if path.is_dir():
         path = path / "config.json"
     try:
+        if not path.is_file():
+            raise BadInput(field, str(path), "a Llama-shaped config.json, or the folder that holds it")
         if path.stat().st_size > 1 << 20:
             raise BadInput(field, str(path), "a config.json of at most 1 MiB")
         config = json.loads(path.read_text("utf-8"))
@@ -127,9 +143,9 @@ def model_shape(name: str, field: str = "models", beside: Path | None = None) ->
 
 
 def _shape_from_config(name: str, config: dict[str, Any], where: str) -> ModelShape:
-    for key, meaning in (("num_local_experts", "mixture of experts"), ("num_experts", "mixture of experts")):
-        if config.get(key):
-            raise BadInput(f"{where}: {key}", config[key], f"a dense model ({meaning} is not supported)")
+    for key, value in config.items():
+        if "experts" in key and isinstance(value, int) and value > 1:
+            raise BadInput(f"{where}: {key}", value, "a dense model (a mixture of experts is not supported)")
 
     def integer(key: str, default: int | None = None) -> int:
         value = config.get(key, default)

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.deployment.catalog import Name, model_shape, node_spec
+from harness.deployment.catalog import Name, model_shape, node_spec, user_path
 from harness.deployment.validation import bad_input_of
 from harness.deployment.yamlfile import load_yaml
 from harness.errors import BadInput
 from harness.plan import MeasurementRules
 from harness.points import Deployment, EngineLimits, ModelShape, NodeSpec
-from harness.units import parse_duration_s
+from harness.units import format_duration, parse_duration_s
 from harness.workload.slices import parse_rate
 
 PositiveInt = Annotated[int, Field(ge=1, le=10**7)]
@@ -72,7 +72,7 @@ class _Replay(_Strict):
     trace: str
     duration: str = "60s"
     slice: str = "median"
-    rate: str = "1"
+    rate: str | int | float = "1"
     context_policy: Literal["clip-prompt", "drop"] = "clip-prompt"
     drain: str = DEFAULT_DRAIN
 
@@ -80,6 +80,8 @@ class _Replay(_Strict):
 class _Rules(_Strict):
     repetitions: Annotated[int, Field(ge=1, le=100)] = 5
     window: str = "2s"
+    uncertainty: Annotated[float, Field(ge=1e-4, le=1)] = 0.01
+    window_limit: str = "30s"
     idle: str = "5s"
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
 
@@ -170,11 +172,20 @@ def load_sweep(path: Path) -> Sweep:
         replays=tuple(_replay_spec(spec, f"{where}: replays[{index}]") for index, spec in enumerate(file.replays)),
         rules=MeasurementRules(
             repetitions=file.measurement.repetitions,
-            window_s=parse_duration_s(file.measurement.window, f"{where}: measurement.window"),
-            idle_s=parse_duration_s(file.measurement.idle, f"{where}: measurement.idle"),
+            window_s=_bounded_s(file.measurement.window, f"{where}: measurement.window", 0.2, 600.0),
+            idle_s=_bounded_s(file.measurement.idle, f"{where}: measurement.idle", 0.5, 600.0),
+            uncertainty=file.measurement.uncertainty,
+            window_limit_s=_bounded_s(file.measurement.window_limit, f"{where}: measurement.window_limit", 0.2, 600.0),
             max_attempts=file.measurement.max_attempts,
         ),
     )
+
+
+def _bounded_s(text: str, field: str, least_s: float, most_s: float) -> float:
+    duration_s = parse_duration_s(text, field)
+    if not least_s <= duration_s <= most_s:
+        raise BadInput(field, text, f"{format_duration(least_s)} to {format_duration(most_s)}")
+    return duration_s
 
 
 def _refuse_doubles(field: str, names: list[str]) -> None:
@@ -224,7 +235,7 @@ def _deployments(
 
 
 def _check_weights(weights: str | None, field: str) -> None:
-    if weights is not None and not (Path(weights).expanduser() / "config.json").is_file():
+    if weights is not None and not (user_path(weights, field) / "config.json").is_file():
         raise BadInput(field, weights, "a folder that holds config.json and the weights", "leave out for dummy weights")
 
 
@@ -263,7 +274,7 @@ def _batch_space(spec: _Batches, field: str) -> BatchSpace:
 
 
 def _replay_spec(spec: _Replay, field: str) -> ReplaySpec:
-    rate_scale, capacity_share = parse_rate(spec.rate)
+    rate_scale, capacity_share = parse_rate(str(spec.rate))
     return ReplaySpec(
         trace=spec.trace,
         duration_s=parse_duration_s(spec.duration, f"{field}.duration"),
@@ -271,5 +282,5 @@ def _replay_spec(spec: _Replay, field: str) -> ReplaySpec:
         rate_scale=rate_scale,
         capacity_share=capacity_share,
         context_policy=spec.context_policy,
-        drain_s=parse_duration_s(spec.drain, f"{field}.drain"),
+        drain_s=_bounded_s(spec.drain, f"{field}.drain", 1.0, 3600.0),
     )

@@ -5,21 +5,27 @@ from pydantic import ValidationError
 from harness.errors import BadInput
 
 _ACCEPTED = {
-    "extra_forbidden": "no such field here",
+    "extra_forbidden": "no such field here (docs/sweep-files.md lists them)",
     "missing": "a value: the field is required",
     "finite_number": "a finite number",
     "int_from_float": "a whole number",
     "string_pattern_mismatch": "letters, digits, dots, dashes and underscores",
+    "string_type": "text (a duration with its unit, such as 60s; a number as text in quotes)",
+    "too_short": "at least one entry",
+    "list_type": "a list",
+    "model_type": "a mapping",
 }
 
 
 def bad_input_of(error: ValidationError, where: str) -> BadInput:
-    """The first complaint of `error`, with the path of the field inside the file `where`."""
-    first = error.errors(include_url=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    accepted = _ACCEPTED.get(first["type"]) or first["msg"].removeprefix("Input should be ").removeprefix(
+    """The complaint of `error` that lies deepest, with the path of the field inside the file `where`."""
+    # Where one of several forms is accepted, the form that got furthest is the one that was meant.
+    worst = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
+    forms = {"str", "_Model", "int", "float"}
+    parts = [part for part in worst["loc"] if part not in forms]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    accepted = _ACCEPTED.get(worst["type"]) or worst["msg"].removeprefix("Input should be ").removeprefix(
         "Value error, "
     )
-    value = "(missing)" if first["type"] == "missing" else first["input"]
-    more = error.error_count() - 1
-    return BadInput(f"{where}: {place}" if place else where, value, accepted, f"{more} more like it" if more else "")
+    value = "(missing)" if worst["type"] == "missing" else worst["input"]
+    return BadInput(f"{where}: {place}" if place else where, value, accepted)

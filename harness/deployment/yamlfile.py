@@ -89,6 +89,8 @@ def load_yaml(path: Path) -> dict[str, object]:
 
 def _read_text(path: Path, accepted: str) -> str:
     try:
+        if not path.is_file() and path.exists():
+            raise BadInput(str(path), "not a regular file", accepted)
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise BadInput(str(path), f"{size} bytes", f"{accepted}, at most {_MAX_BYTES} bytes")

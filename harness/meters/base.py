@@ -54,11 +54,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerTrace:
-    """Instantaneous power of one GPU: (n,) times and watts."""
+    """Power of one GPU: (n,) times and watts; `instant`: of the last tens of milliseconds, no longer average."""
 
     device: str
     time_s: FloatArray
     power_w: FloatArray
+    instant: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class GpuState:
 
     `event_reasons` are NVML's names of the active clock event reasons (`sw_power_cap`, `hw_slowdown`,
     `sw_thermal_slowdown`, `hw_thermal_slowdown`, `hw_power_brake_slowdown`, ...); idle is left out.
-    `foreign_pids` are processes on the GPU that are not the engine's.
+    `foreign_pids` are processes on the GPU that are not the engine's; `unseen_pids` those that our /proc does
+    not show (another PID namespace, or gone since). `ecc_uncorrected` counts since the driver was loaded.
     """
 
     device: str
@@ -77,19 +79,43 @@ class GpuState:
     power_limit_w: float | None
     event_reasons: frozenset[str] = frozenset()
     foreign_pids: tuple[int, ...] = ()
+    unseen_pids: tuple[int, ...] = ()
+    processes_readable: bool = True
+    ecc_uncorrected: int | None = None
+    memory_used_bytes: int | None = None
+    persistence: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What the processors did up to one moment.
+
+    Attributes:
+        busy_s: CPU seconds, summed over all processors, in which they were not idle, since boot.
+        own_s: CPU seconds of the harness's and the engine's process trees; falls when one of them is gone.
+        governors: frequency governors in force; empty where the kernel shows none.
+    """
+
+    time_s: float
+    busy_s: float
+    own_s: float
+    governors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
     """All that was read between a sampler's start and stop.
 
-    `absent` gives, for each domain that has no channel, the reason why.
+    `absent` gives, for each domain that has no channel, the reason why; `doubts`, for each domain whose
+    readings are suspect although they are plausible counts, why.
     """
 
     series: tuple[Series, ...]
     power: tuple[PowerTrace, ...] = ()
     states: tuple[GpuState, ...] = ()
     absent: Mapping[Domain, str] = field(default_factory=dict)
+    hosts: tuple[HostState, ...] = ()
+    doubts: Mapping[Domain, str] = field(default_factory=dict)
 
 
 class Sampler(Protocol):

@@ -5,6 +5,7 @@ Nothing on the card is ever changed. `pynvml` comes from the distribution nvidia
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pynvml
@@ -31,6 +32,10 @@ _EVENT_REASONS: Mapping[int, str] = {
 """nvml.h, nvmlClocksEventReason*; bit 0x1 is idle and left out."""
 
 OwnPids = Callable[[], Iterable[int]]
+_PROC = Path("/proc")
+_NAMESPACE = Path("/proc/self/ns/pid")
+_HOST_NAMESPACE = Path("pid:[4026531836]")
+"""The first namespace's inode is fixed: PROC_PID_INIT_INO in linux/proc_ns.h."""
 
 
 def _nobody() -> Iterable[int]:
@@ -40,10 +45,10 @@ def _nobody() -> Iterable[int]:
 class NvmlGpu:
     """One GPU: a counter of one channel, and a gauge."""
 
-    def __init__(self, handle: object, own_pids: OwnPids) -> None:
-        """Args: an NVML handle, and a function giving the roots of the engine's process trees now."""
+    def __init__(self, handle: object, own_pids: OwnPids, own_container: bool = False) -> None:
+        """Args: an NVML handle, and the two arguments of `open_nvml`."""
         self._handle = handle
-        self._own_pids = own_pids
+        self._own_pids, self._own_container = own_pids, own_container
         self.uuid = str(pynvml.nvmlDeviceGetUUID(handle))
         self.name = str(pynvml.nvmlDeviceGetName(handle))
         self.memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
@@ -51,6 +56,9 @@ class NvmlGpu:
         self.power_source = "instant" if self._instant_mw() is not None else "power_usage"
         """`instant`: field 186; `power_usage`: a 1-s average on H100 and on Ampere except GA100."""
         self._power_limit_w = self._optional(pynvml.nvmlDeviceGetEnforcedPowerLimit)
+        mode = self._optional(pynvml.nvmlDeviceGetPersistenceMode)
+        self.persistence = None if mode is None else bool(mode)
+        """Whether the driver stays loaded without clients; when it does not, the counter starts again."""
 
     @property
     def power_limit_w(self) -> float | None:
@@ -69,13 +77,20 @@ class NvmlGpu:
             return power_mw / _MILLI
 
     def state(self, time_s: float) -> GpuState:
-        """Temperature, SM clock, limit, event reasons, and compute processes that are not the engine's.
+        """Temperature, SM clock, limit, event reasons, memory, ECC errors, and processes not the engine's.
 
         What the driver does not tell (a vGPU, say) is None or empty; `processes_readable` says
         whether an empty `foreign_pids` means that there are none.
         """
         with self._lost_on_error():
             limit_mw = self._optional(pynvml.nvmlDeviceGetEnforcedPowerLimit)
+            pids = self._optional_pids()
+            foreign, unseen = self._strangers(pids or [])
+            ecc = self._optional(
+                pynvml.nvmlDeviceGetTotalEccErrors,
+                pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                pynvml.NVML_VOLATILE_ECC,
+            )
             return GpuState(
                 device=self.uuid,
                 time_s=time_s,
@@ -83,7 +98,12 @@ class NvmlGpu:
                 sm_clock_mhz=self._optional(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
                 power_limit_w=None if limit_mw is None else limit_mw / _MILLI,
                 event_reasons=self._event_reasons(),
-                foreign_pids=self._foreign_pids(),
+                foreign_pids=foreign,
+                unseen_pids=unseen,
+                processes_readable=pids is not None,
+                ecc_uncorrected=None if ecc is None else int(ecc),
+                memory_used_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used),
+                persistence=self.persistence,
             )
 
     def processes_readable(self) -> bool:
@@ -113,10 +133,13 @@ class NvmlGpu:
         except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission, pynvml.NVMLError_FunctionNotFound):
             return None
 
-    def _foreign_pids(self) -> tuple[int, ...]:
-        pids = self._optional_pids() or []
+    def _strangers(self, pids: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the processes on the GPU, those that are not the engine's, and those that /proc does not show."""
         own = frozenset(self._own_pids()) if pids else frozenset()
-        return tuple(sorted(pid for pid in pids if not _descends(pid, own)))
+        not_own = [pid for pid in sorted(pids) if not _descends(pid, own)]
+        unseen = tuple(pid for pid in not_own if not (_PROC / str(pid)).is_dir())
+        foreign = tuple(pid for pid in not_own if not (self._own_container and pid in unseen))
+        return foreign, unseen
 
     def _optional(self, query: Callable[..., float], *args: int) -> float | None:
         """A figure that some boards do not have."""
@@ -130,6 +153,14 @@ class NvmlGpu:
             yield
         except pynvml.NVMLError as error:
             raise CounterLost(f"{self.uuid}: NVML says: {error}") from error
+
+
+def in_host_pid_namespace() -> bool:
+    """Whether our pids are those that NVML gives: it knows no PID namespaces (NVIDIA/nvidia-docker issue 1483)."""
+    try:
+        return _NAMESPACE.readlink() == _HOST_NAMESPACE
+    except OSError:
+        return True
 
 
 def _descends(pid: int, roots: frozenset[int]) -> bool:
@@ -150,6 +181,7 @@ class NvmlMeter:
         self.gpus = self.counters = self.gauges = gpus
         self.driver_version = driver_version
         self.absent: Mapping[Domain, str] = {}
+        self.doubts: Mapping[Domain, str] = {}
         self._open = True
 
     def __enter__(self) -> "NvmlMeter":
@@ -164,11 +196,13 @@ class NvmlMeter:
             pynvml.nvmlShutdown()
 
 
-def open_nvml(own_pids: OwnPids = _nobody) -> NvmlMeter | AbsentMeter:
+def open_nvml(own_pids: OwnPids = _nobody, own_container: bool = False) -> NvmlMeter | AbsentMeter:
     """Initialise NVML and open every GPU, or say why there is none.
 
     Args:
         own_pids: roots of process trees that belong on the GPUs; asked at every state reading.
+        own_container: the engine runs in a container of ours, whose processes our /proc does not show under
+            the pids that NVML gives: pids it does not show are reported as unseen only, not as foreign.
 
     Raises:
         BadInput: MIG is enabled on a GPU: each instance would carry the whole board's energy.
@@ -178,7 +212,7 @@ def open_nvml(own_pids: OwnPids = _nobody) -> NvmlMeter | AbsentMeter:
     except pynvml.NVMLError as error:
         return AbsentMeter({"gpu": f"no NVIDIA driver answers here (NVML says: {error})"})
     try:
-        gpus = _open_gpus(own_pids)
+        gpus = _open_gpus(own_pids, own_container)
         version = str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError as error:
         pynvml.nvmlShutdown()
@@ -192,12 +226,12 @@ def open_nvml(own_pids: OwnPids = _nobody) -> NvmlMeter | AbsentMeter:
     return NvmlMeter(gpus, version)
 
 
-def _open_gpus(own_pids: OwnPids) -> tuple[NvmlGpu, ...]:
+def _open_gpus(own_pids: OwnPids, own_container: bool) -> tuple[NvmlGpu, ...]:
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     for handle in handles:
         _refuse_mig(handle)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # not supported before Volta
-    return tuple(NvmlGpu(handle, own_pids) for handle in handles)
+    return tuple(NvmlGpu(handle, own_pids, own_container) for handle in handles)
 
 
 def _refuse_mig(handle: object) -> None:

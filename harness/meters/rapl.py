@@ -22,9 +22,14 @@ from harness.meters.reader import AbsentMeter, Counter
 
 POWERCAP = Path("/sys/class/powercap")
 PERMISSION_FIX = (
-    "readable by root only since CVE-2020-8694; let a group read it by a udev or tmpfiles.d rule"
-    " (z /sys/class/powercap/intel-rapl:*/energy_uj 0440 root energy), or run with CAP_DAC_READ_SEARCH or as root"
+    "readable by root only since CVE-2020-8694; let a group read it by a tmpfiles.d (or udev) rule:"
+    " sudo groupadd -f energy && sudo usermod -aG energy $USER"
+    " && echo 'z /sys/class/powercap/intel-rapl:*/energy_uj 0440 root energy' | sudo tee /etc/tmpfiles.d/energy.conf"
+    " && sudo systemd-tmpfiles --create energy.conf, then log in again; or run as root or with CAP_DAC_READ_SEARCH"
 )
+OLD_UNIT_FIX = "boot a kernel with commit 4c081324df56 (Linux 6.1, or a stable one from October 2022 on)"
+_STANDARD_DRAM_UNIT = frozenset({143, 207})
+"""Models of family 6 whose DRAM counts in the unit of the package: Sapphire and Emerald Rapids."""
 REFRESH_S = 0.001
 _JOULES_PER_COUNT = 1e-6
 _MIRROR_TRIES = 3
@@ -108,12 +113,17 @@ class RaplMeter:
     """Counters of packages and DRAM. `reader` says by whom they are read; use as a context, or call `close`."""
 
     def __init__(
-        self, counters: Sequence[PowercapCounter | PyRaplCounter], absent: Mapping[Domain, str], reader: str
+        self,
+        counters: Sequence[PowercapCounter | PyRaplCounter],
+        absent: Mapping[Domain, str],
+        doubts: Mapping[Domain, str],
+        reader: str,
     ) -> None:
         """Made by `open_rapl`."""
         self.counters: tuple[Counter, ...] = tuple(counters)
         self.gauges = ()
         self.absent = absent
+        self.doubts = doubts
         self.reader = reader
         self._closable = tuple(counters)
 
@@ -151,10 +161,12 @@ def open_rapl(root: Path = POWERCAP, cpuinfo: Path = Path("/proc/cpuinfo")) -> R
     if missing:
         absent["dram"] = _no_dram_reason(missing, bool(drams), cpuinfo)
         drams = []
+    doubt = dram_unit_doubt(zones, cpuinfo)
+    doubts: dict[Domain, str] = {"dram": doubt} if doubt else {}
     by_pyrapl = _pyrapl_counters(packages, drams) if root == POWERCAP else None
     if by_pyrapl is not None:
-        return RaplMeter(by_pyrapl, absent, f"pyRAPL {version('pyRAPL')}")
-    return RaplMeter([PowercapCounter(zone) for zone in (*packages, *drams)], absent, "powercap")
+        return RaplMeter(by_pyrapl, absent, doubts, f"pyRAPL {version('pyRAPL')}")
+    return RaplMeter([PowercapCounter(zone) for zone in (*packages, *drams)], absent, doubts, "powercap")
 
 
 def find_zones(root: Path) -> list[Zone]:
@@ -211,6 +223,26 @@ def _no_dram_reason(missing: set[int], some: bool, cpuinfo: Path) -> str:
     if "AuthenticAMD" in cpuinfo.read_text():
         return "AMD processors have no DRAM energy counter"
     return "this processor shows no DRAM domain through powercap"
+
+
+def dram_unit_doubt(zones: Sequence[Zone], cpuinfo: Path) -> str:
+    """Why DRAM counts are in the wrong unit, or "": kernels before 4c081324df56 on Sapphire Rapids.
+
+    A counter has 32 bits, so the range that the kernel states tells which unit it uses: 262 kJ are 61 uJ, as
+    the package has and as these processors' DRAM has; 65.7 kJ are the 15.3 uJ of earlier servers, and then
+    DRAM reads four times too low (likwid issue 642). It is stated, never corrected.
+    """
+    fields = dict(line.split(":", 1) for line in cpuinfo.read_text().partition("\n\n")[0].splitlines() if ":" in line)
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    if known.get("vendor_id") != "GenuineIntel" or known.get("cpu family") != "6":
+        return ""
+    if not known.get("model", "").isdigit() or int(known["model"]) not in _STANDARD_DRAM_UNIT:
+        return ""
+    package_wrap = min((zone.wrap_counts for zone in zones if zone.domain == "cpu"), default=0)
+    low = [zone.package for zone in zones if zone.domain == "dram" and zone.wrap_counts < package_wrap / 2]
+    if not low:
+        return ""
+    return f"DRAM of {', '.join(low)} is counted in 15.3 uJ instead of 61 uJ by this kernel: it reads 4x low"
 
 
 def _pyrapl_counters(packages: list[Zone], drams: list[Zone]) -> list[PyRaplCounter] | None:

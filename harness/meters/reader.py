@@ -28,6 +28,11 @@ class Gauge(Protocol):
     @property
     def uuid(self) -> str: ...
 
+    @property
+    def power_source(self) -> str:
+        """`instant`, or another name where the power is a longer average."""
+        ...
+
     def power_w(self) -> float:
         """Power now, W. Raises CounterLost."""
         ...
@@ -40,7 +45,8 @@ class Gauge(Protocol):
 class Meter(Protocol):
     """A source of energy counters; open until `close`.
 
-    `absent` gives, for each domain it was to measure and cannot, the reason why.
+    `absent` gives, for each domain it was to measure and cannot, the reason why; `doubts`, for each whose
+    readings are suspect, why.
     """
 
     @property
@@ -52,8 +58,22 @@ class Meter(Protocol):
     @property
     def absent(self) -> Mapping[Domain, str]: ...
 
+    @property
+    def doubts(self) -> Mapping[Domain, str]: ...
+
     def close(self) -> None:
         """Let go of handles and files. May be called twice."""
+        ...
+
+
+class NodeGauge(Protocol):
+    """Power of the whole node, as its management controller tells it; slow, and averaged nobody knows how."""
+
+    @property
+    def name(self) -> str: ...
+
+    def power_w(self) -> float:
+        """Power now, W. Raises CounterLost."""
         ...
 
 
@@ -64,6 +84,7 @@ class AbsentMeter:
     absent: Mapping[Domain, str]
     counters: tuple[Counter, ...] = field(default=(), init=False)
     gauges: tuple[Gauge, ...] = field(default=(), init=False)
+    doubts: Mapping[Domain, str] = field(default_factory=dict, init=False)
 
     def close(self) -> None:
         """Nothing to let go of."""

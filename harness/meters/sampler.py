@@ -13,12 +13,15 @@ import numpy as np
 
 from harness.clock import Clock
 from harness.errors import CounterLost, MeasurementError
-from harness.meters.base import Domain, GpuState, PowerTrace, Recording, Series
+from harness.meters.base import Domain, GpuState, HostState, PowerTrace, Recording, Series
+from harness.meters.host import HostWatch
 from harness.meters.instant import FAST_REFRESH_S, QUIET_EDGES
 from harness.meters.reader import Counter, Gauge, Meter
 
 HUNG_S = 5.0
 """A read that takes longer is taken for a hung driver."""
+SETTLE_AT_LEAST_S = 0.1
+"""So long even where counters are refreshed every few milliseconds, to find out how often."""
 
 
 @dataclass(slots=True)
@@ -79,6 +82,15 @@ class _Power:
         self.time_s.append((before_s + clock.monotonic_s()) / 2)
         self.power_w.append(power_w)
 
+    def trace(self) -> PowerTrace:
+        n = len(self.power_w)
+        return PowerTrace(
+            self.gauge.uuid,
+            np.array(self.time_s[:n]),
+            np.array(self.power_w[:n]),
+            self.gauge.power_source == "instant",
+        )
+
 
 class PollingSampler:
     """A `harness.meters.base.Sampler` over open meters; it does not close them.
@@ -100,7 +112,9 @@ class PollingSampler:
         dense_period_s: float = 0.002,
         state_period_s: float = 1.0,
         settle_limit_s: float = 1.0,
+        host: HostWatch | None = None,
     ) -> None:
+        """Args: meters that stay the caller's to close; `host` is read as often as the GPUs' states."""
         self._clock = clock
         self._period_s, self._dense_period_s = period_s, dense_period_s
         self._state_period_s, self._settle_limit_s = state_period_s, settle_limit_s
@@ -109,9 +123,13 @@ class PollingSampler:
         self._tracks = [_Track(counter) for counter in counters]
         self._powers = [_Power(gauge) for meter in meters for gauge in meter.gauges]
         self._states: list[GpuState] = []
+        self._host, self._hosts = host, list[HostState]()
         self._state_due_s = clock.monotonic_s()
         self._absent: dict[Domain, str] = {
             domain: reason for meter in meters for domain, reason in meter.absent.items()
+        }
+        self._doubts: dict[Domain, str] = {
+            domain: reason for meter in meters for domain, reason in meter.doubts.items()
         }
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -123,20 +141,29 @@ class PollingSampler:
         self._thread.start()
 
     def settle(self) -> None:
-        """Read the slow counters densely until each has shown four update edges, 1 s at most."""
+        """Read the slow counters densely until each has shown four update edges, 1 s at most.
+
+        At each edge the power of the same GPU is read too: the two together tell an integral from a sum of samples.
+        """
         slow = [track for track in self._tracks if track.slow]
         edges = [0] * len(slow)
         # From a reading of its own: the last one before may lie a whole period back.
         last: list[tuple[int, ...] | None] = [None] * len(slow)
-        limit_s = self._clock.monotonic_s() + self._settle_limit_s
-        while self._clock.monotonic_s() < limit_s:
+        powers = {power.gauge.uuid: power for power in self._powers}
+        began_s = self._clock.monotonic_s()
+        while (now_s := self._clock.monotonic_s()) < began_s + self._settle_limit_s:
             for i, track in enumerate(slow):
                 with self._held():
                     track.read(self._clock)
                     now = track.counts[-1] if track.counts else None
-                edges[i] += last[i] is not None and now != last[i]
+                    moved = last[i] is not None and now != last[i]
+                    power = powers.get(track.counter.channels[0].device)
+                    if moved and power is not None:
+                        power.read(self._clock)
+                edges[i] += moved
                 last[i] = now
-            if all(edges[i] >= QUIET_EDGES or track.lost for i, track in enumerate(slow)):
+            seen = all(edges[i] >= QUIET_EDGES or track.lost for i, track in enumerate(slow))
+            if seen and now_s > began_s + SETTLE_AT_LEAST_S:
                 return
             self._clock.sleep(self._dense_period_s)
 
@@ -157,9 +184,11 @@ class PollingSampler:
                 self._lose_all(f"the sampler hangs in a read for more than {HUNG_S:g} s")
         return Recording(
             series=tuple(series for track in self._tracks for series in track.series()),
-            power=tuple(PowerTrace(p.gauge.uuid, np.array(p.time_s), np.array(p.power_w)) for p in self._powers),
+            power=tuple(p.trace() for p in self._powers),
             states=tuple(self._states),
             absent=self._absent,
+            hosts=tuple(self._hosts),
+            doubts=self._doubts,
         )
 
     def _run(self) -> None:
@@ -197,6 +226,8 @@ class PollingSampler:
                     self._states.append(power.gauge.state(self._clock.monotonic_s()))
                 except MeasurementError:
                     power.lost = True
+        if self._host is not None:
+            self._hosts.append(self._host.state(self._clock.monotonic_s()))
 
     def _lose_all(self, reason: str) -> None:
         for track in self._tracks:

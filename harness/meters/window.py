@@ -11,7 +11,10 @@ import numpy as np
 
 from harness.errors import MeasurementError, WindowTooShort
 from harness.meters.base import Domain, PowerTrace, Recording, Series
-from harness.meters.instant import FAST_REFRESH_S, edges_of, not_covered, window_ends
+from harness.meters.edges import edges_of
+from harness.meters.instant import FAST_REFRESH_S, not_covered, slow_ends, window_ends
+from harness.meters.interior import Instant, shown_powers
+from harness.meters.sampled import integrates, sampling_error
 from harness.records import Energy
 
 GPU_GAIN_UNCERTAINTY = 0.05
@@ -54,39 +57,84 @@ class MeanPowers:
     dram: Power | None
 
 
-def window_energy(series: Series, start_s: float, end_s: float) -> Energy:
+def window_energy(
+    series: Series, start_s: float, end_s: float, gated: bool = False, power: PowerTrace | None = None
+) -> Energy:
     """Energy of one counter in [start_s, end_s], both on the clock of the readings.
+
+    Args:
+        gated: nothing ran before the start and after the end.
+        power: instantaneous power of the same GPU: it shows what happens between two refreshes.
 
     Raises:
         CounterWentBack: the counter was reset.
         CounterLost: it stopped answering too early.
         WindowTooShort: no refresh (slow) or reading (fast) on both sides of an end.
     """
-    return _sum_energy([series], start_s, end_s)
+    return _total(_parts([series], start_s, end_s, gated, [power]), series)
 
 
-def _sum_energy(series: Sequence[Series], start_s: float, end_s: float) -> Energy:
+def _parts(
+    series: Sequence[Series], start_s: float, end_s: float, gated: bool, powers: Sequence[PowerTrace | None]
+) -> list[Instant]:
+    """Each counter's energy in the window, and its uncertainty in its two parts.
+
+    The GPUs of a node are of one kind: when half of their counters are seen to integrate, all of them do.
+    """
+    parts, sampling, integrating = [], [], 0
+    for one, power in zip(series, powers, strict=True):
+        loss_j = (0.0, 0.0)
+        if one.channel.refresh_s <= FAST_REFRESH_S or end_s <= start_s:
+            start, end = window_ends(one, start_s, end_s)
+        else:
+            edges = edges_of(one)
+            shown = shown_powers(edges, power)
+            start, end = slow_ends(one, edges, start_s, end_s, gated, shown)
+            if power is not None and integrates(edges, shown):
+                integrating += 1
+            elif power is not None and power.instant:
+                loss_j = sampling_error(edges, power, start_s, end_s)
+        parts.append((start, end))
+        sampling.append(loss_j)
+    if 2 * integrating >= len(series):
+        sampling = [(0.0, 0.0)] * len(series)
+    return [
+        Instant(
+            end.energy_j - start.energy_j,
+            math.hypot(start.random_j, end.random_j, random_j),
+            start.bound_j + end.bound_j + bound_j,
+        )
+        for (start, end), (random_j, bound_j) in zip(parts, sampling, strict=True)
+    ]
+
+
+def _total(parts: Sequence[Instant], first: Series) -> Energy:
     """The sum over one or more counters: random parts in quadrature, bounds linearly."""
-    ends = [instant for one in series for instant in window_ends(one, start_s, end_s)]
-    energy_j = sum(end.energy_j - start.energy_j for start, end in zip(ends[::2], ends[1::2], strict=True))
-    uncertainty_j = math.hypot(*(end.random_j for end in ends)) + sum(end.bound_j for end in ends)
-    return Energy(energy_j, uncertainty_j, series[0].channel.source)
+    uncertainty_j = math.hypot(*(part.random_j for part in parts)) + sum(part.bound_j for part in parts)
+    return Energy(sum(part.energy_j for part in parts), uncertainty_j, first.channel.source)
 
 
-def window_energies(recording: Recording, start_s: float, end_s: float, gpu_uuids: Sequence[str]) -> WindowEnergies:
+def window_energies(
+    recording: Recording, start_s: float, end_s: float, gpu_uuids: Sequence[str], gated: bool = False
+) -> WindowEnergies:
     """All energies of one and the same window. Random uncertainties of a sum combine in quadrature.
 
     A domain without counters, and CPU or DRAM counters that fail, are null with the reason.
+
+    Args:
+        gated: nothing ran on the GPUs before the start and after the end.
 
     Raises:
         MeasurementError: a counter of the engine's GPUs cannot be believed, or one of them was not read.
     """
     gpus = [_gpu_series(recording, uuid) for uuid in gpu_uuids] if _of_domain(recording, "gpu") else []
     others = tuple(series for series in _of_domain(recording, "gpu") if series.channel.device not in gpu_uuids)
+    power = {trace.device: trace for trace in recording.power}
     traces = [trace for trace in recording.power if trace.device in gpu_uuids]
+    parts = _parts(gpus, start_s, end_s, gated, [power.get(series.channel.device) for series in gpus])
     return WindowEnergies(
-        gpu=_sum_energy(gpus, start_s, end_s) if gpus else Energy.absent(_absent_reason(recording, "gpu")),
-        by_gpu=tuple(window_energy(series, start_s, end_s) for series in gpus),
+        gpu=_total(parts, gpus[0]) if gpus else Energy.absent(_absent_reason(recording, "gpu")),
+        by_gpu=tuple(_total([part], series) for part, series in zip(parts, gpus, strict=True)),
         idle_gpus=_energy_or_reason(others, start_s, end_s, "no GPU outside the engine's was read"),
         cpu=_domain_energy(recording, "cpu", start_s, end_s),
         dram=_domain_energy(recording, "dram", start_s, end_s),
@@ -115,7 +163,7 @@ def _energy_or_reason(series: Sequence[Series], start_s: float, end_s: float, re
     if not series:
         return Energy.absent(reason)
     try:
-        return _sum_energy(series, start_s, end_s)
+        return _total(_parts(series, start_s, end_s, False, [None] * len(series)), series[0])
     except MeasurementError as error:
         return Energy.absent(str(error))
 

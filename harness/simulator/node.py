@@ -1,5 +1,6 @@
 """A node without hardware behind it: engines, meters and a clock that only computation moves."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import numpy as np
@@ -8,7 +9,7 @@ from harness.clock import VirtualClock
 from harness.errors import LaunchFailed
 from harness.feasibility import deployment_obstacle
 from harness.meters.base import Domain
-from harness.points import Deployment, Environment, NodeSpec, Source
+from harness.points import Deployment, Environment, NodeSpec, Source, content_id
 from harness.simulator.activity import Activity
 from harness.simulator.engine import ENGINE_VERSION, SimulatedEngine
 from harness.simulator.faults import NO_FAULTS, Faults
@@ -133,7 +134,7 @@ class SimulatedNode:
             node_kind=self.spec.kind,
             gpu=gpu.kind,
             gpu_name=gpu.name,
-            driver_version="simulated",
+            driver_version=f"simulated-{content_id(asdict(self.spec), 6)}",
             engine=deployment.limits.engine,
             engine_version=ENGINE_VERSION,
             power_limit_w=gpu.tdp_w,
@@ -171,11 +172,8 @@ class SimulatedNode:
         return self._engine
 
     def _obstacle(self, deployment: Deployment) -> str:
-        limits = deployment.limits
         if deployment.deployment_id in self._hardware.faults.failing_deployments:
             return "RuntimeError: NCCL error: unhandled system error"
         if deployment.gpu != self.spec.gpu.kind:
             return f"the deployment is for {deployment.gpu}, the node has {self.spec.gpu.kind}"
-        if limits.token_budget < limits.max_sequences:
-            return f"token budget {limits.token_budget} is below max_sequences {limits.max_sequences}"
         return deployment_obstacle(deployment, self.spec.gpu, self.spec.gpus)

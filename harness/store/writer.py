@@ -16,7 +16,15 @@ from harness.records import RunBundle
 from harness.schema import SCHEMAS, TABLES, tables_of
 from harness.store.compact import compact_table, prepare_table
 from harness.store.files import check_writable, make_folder, write_parquet
-from harness.store.layout import Segment, common_source, file_schema, list_segments, segment_name, table_segments
+from harness.store.layout import (
+    GENERATIONS,
+    Segment,
+    common_source,
+    file_schema,
+    list_segments,
+    segment_name,
+    table_segments,
+)
 from harness.store.lock import hold_lock
 from harness.store.reader import KEY_COLUMNS, headers, read_segment, read_table, row_count, run_ids, stream
 
@@ -57,6 +65,7 @@ class Writer:
         make_folder(results)
         check_writable(results)
         with contextlib.ExitStack() as held:
+            _refuse_foreign(results)
             held.enter_context(hold_lock(results, owner))
             self._check_folder()
             for table in TABLES:
@@ -197,6 +206,15 @@ class Writer:
                 part.filter(pc.invert(pc.is_in(part["run_id"], gone))) for part in stream([newest], table, self._source)
             )
             write_parquet(newest.path, file_schema(table, self._source), kept, small=False, durable=self._durable)
+
+
+def _refuse_foreign(results: Path) -> None:
+    """A folder with other things in it is not one to fill with tables."""
+    visible = sorted(path.name for path in results.iterdir() if not path.name.startswith("."))
+    if visible and not (results / GENERATIONS).is_dir() and not set(visible) & set(TABLES):
+        raise StoreRefused(
+            "results", str(results), f"a new or empty folder, or one with results; this one holds {visible[0]}"
+        )
 
 
 def _chain(first: pa.Table, rest: Iterable[pa.Table]) -> Iterable[pa.Table]:

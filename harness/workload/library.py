@@ -6,6 +6,7 @@ profile, whose name ends in `-profile`: runs never say that they replayed what t
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +75,17 @@ def fetched_file(entry: TraceEntry) -> Path | None:
     return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
 
 
+def fetched_state(entry: TraceEntry) -> str:
+    """`fetched`, `wrong content` (not the published file: it would be refused) or `profile only`."""
+    if fetched_file(entry) is None:
+        return "profile only"
+    try:
+        find_trace(entry.name)
+    except BadInput:
+        return "wrong content"
+    return "fetched"
+
+
 def find_trace(name_or_file: str, seed: int = 0) -> Trace:
     """A trace by its name, or from a file.
 
@@ -87,7 +99,11 @@ def find_trace(name_or_file: str, seed: int = 0) -> Trace:
         BadInput: an unknown name, a file that is no trace, or a fetched file that is not the published one.
     """
     if "/" in name_or_file or name_or_file.endswith((".csv", ".csv.gz")):
-        return load_trace(_without_tilde(name_or_file))
+        trace = load_trace(_without_tilde(name_or_file))
+        published = {entry.name: entry.sha256 for entry in manifest()}
+        if published.get(trace.name, trace.sha256) != trace.sha256:
+            return replace(trace, name=f"{trace.name}-modified")  # Never under the published one's name.
+        return trace
     entry = _entry(name_or_file.removesuffix(PROFILE_SUFFIX), name_or_file, ", or the path of a .csv file")
     file = None if name_or_file.endswith(PROFILE_SUFFIX) else fetched_file(entry)
     if file is None:

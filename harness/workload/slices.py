@@ -25,7 +25,7 @@ ContextPolicy = Literal["clip-prompt", "drop"]
 SLICE_RULES = "median, busiest, or start:SECONDS"
 _MIN_SLICE_S = 1.0
 _WINDOWS_PER_SLICE = 4
-_MAX_RATE_SCALE = 1000.0
+_MIN_RATE_SCALE, _MAX_RATE_SCALE = 0.01, 1000.0
 _MAX_CAPACITY_SHARE = 2.0
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _PROMPT_BANDS = 32
@@ -120,12 +120,12 @@ def parse_rate(text: str) -> tuple[float | None, float | None]:
     """
     compact = text.strip().lower()
     scale = re.fullmatch(f"x?{_NUMBER}", compact, re.ASCII)
-    if scale and 0 < float(scale[1]) <= _MAX_RATE_SCALE:
+    if scale and _MIN_RATE_SCALE <= float(scale[1]) <= _MAX_RATE_SCALE:
         return float(scale[1]), None
     share = re.fullmatch(f"capacity:{_NUMBER}", compact, re.ASCII)
     if share and 0 < float(share[1]) <= _MAX_CAPACITY_SHARE:
         return None, float(share[1])
-    accepted = f"a factor on the trace's rate such as 1.5 or x1.5 (over 0, at most {_MAX_RATE_SCALE:g})"
+    accepted = f"a factor on the trace's rate such as 1.5 or x1.5 ({_MIN_RATE_SCALE:g} to {_MAX_RATE_SCALE:g})"
     accepted += f", or a share of capacity such as capacity:0.8 (over 0, at most {_MAX_CAPACITY_SHARE:g})"
     raise BadInput("rate", text, accepted)
 

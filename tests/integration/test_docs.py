@@ -12,7 +12,7 @@ import pytest
 
 from harness.deployment.sweepfile import load_sweep
 from tests.conftest import REPOSITORY
-from tests.integration.support import environment
+from tests.integration.support import environment, harness
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -50,6 +50,23 @@ def test_commands_of_the_page_run_in_order(page: Path, checkout: Path) -> None:
         )
         assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+def test_the_pandas_example_of_the_readme_prints_a_table(checkout: Path) -> None:
+    sweep = ["sweep", "deployments/simulated-dgx.yaml", "--points", "9"]
+    assert harness(*sweep, cwd=checkout).returncode == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text("utf-8"), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "t_interval" in done.stdout
+    assert "nan" not in done.stdout.lower()
 
 
 def test_the_commented_sweep_file_of_the_docs_loads(tmp_path: Path) -> None:

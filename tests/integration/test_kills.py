@@ -27,7 +27,7 @@ SWEEP = [
     "import harness.store.writer as w, harness.store.compact as c\n"
     "w.ROWS_PER_SEGMENT.update(runs=10, requests=50, iterations=50, power=200)\n"
     "c.MOST_SEGMENTS = 2\n"
-    "from harness.cli import main\n"
+    "from harness.cli.main import main\n"
     "main()",
     *("sweep", "sweep.yaml", "--results", "out"),
 ]

@@ -85,13 +85,13 @@ def test_order_of_telling_does_not_matter() -> None:
     for order in (told, told[::-1]):
         asked = controller()
         asked.tell(order)
-        assert asked.standing(SMALL, environment_id(host)).done
+        assert asked.standing(SMALL, host).done
 
 
 def test_a_repetition_is_given_up_after_its_attempts() -> None:
     host, asked = FakeHost(), controller()
     asked.tell(runs(host, OTHER, (1, 1, "failed"), (1, 2, "invalid"), (2, 1, "ok"), (3, 1, "ok")))
-    standing = asked.standing(OTHER, environment_id(host, OTHER))
+    standing = asked.standing(OTHER, host)
     assert (standing.given_up, standing.done) == (1, False)
     plans = [asked.ask(host), asked.ask(host)]
     assert plans[0] is not None
@@ -103,7 +103,7 @@ def test_warmups_and_probes_are_no_repetitions() -> None:
     host, asked = FakeHost(), controller()
     asked.tell([Run(SMALL.point_id, environment_id(host), 1, 1, purpose="warmup")])
     asked.tell([Run(SMALL.point_id, environment_id(host), 1, 1, purpose="probe")])
-    assert asked.standing(SMALL, environment_id(host)).settled == 0
+    assert asked.standing(SMALL, host).settled == 0
 
 
 def test_another_driver_starts_anew() -> None:
@@ -124,6 +124,21 @@ def test_infeasible_points_are_reported_once_and_never_asked_for() -> None:
     plan = asked.ask(host)
     assert plan is not None
     assert {item.point for item in plan.assignments} == {LARGE}
+
+
+def test_what_was_infeasible_is_asked_for_once_it_can_run() -> None:
+    host, asked = FakeHost(), controller()
+    asked.tell([Run(SMALL.point_id, environment_id(host), 0, 0, "infeasible")])
+    plan = asked.ask(host)
+    assert plan is not None
+    assert SMALL in plan.points
+
+
+def test_fewer_repetitions_count_only_those() -> None:
+    host, asked = FakeHost(), controller()
+    asked.tell(runs(host, OTHER, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok"), (4, 1, "failed"), (4, 2, "failed")))
+    standing = asked.standing(OTHER, host)
+    assert (standing.given_up, standing.done) == (0, True)
 
 
 def test_other_gpus_are_left_to_other_nodes() -> None:

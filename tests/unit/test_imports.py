@@ -15,7 +15,7 @@ LAYERS = [
     ["harness.records"],
     ["harness.schema", "harness.plan"],
     ["harness.store", "harness.meters", "harness.workload", "harness.engines", "harness.simulator"],
-    ["harness.machine", "harness.hygiene", "harness.deployment"],
+    ["harness.machine", "harness.hygiene", "harness.statistics", "harness.deployment"],
     ["harness.doctor", "harness.replay"],
     ["harness.assemble"],
     ["harness.experiment"],

@@ -1,6 +1,6 @@
 """Window energies against a model of real counters whose true energy is known."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,16 +9,25 @@ from hypothesis import strategies as st
 
 from harness.errors import CounterLost, CounterWentBack, MeasurementError, WindowTooShort
 from harness.meters.base import Channel, PowerTrace, Recording, Series
+from harness.meters.edges import edges_of, refresh_of
+from harness.meters.target import next_window_s
 from harness.meters.window import mean_power, mean_powers, power_integral, window_energies, window_energy
+from harness.points import FloatArray
+from harness.records import Energy
 from tests.fixtures.counter_model import (
     LEAD_S,
     QUIET_W,
+    Board,
     Load,
     PowerCurve,
+    bursts,
     fast_series,
+    gpu_readings,
+    periodic,
     power_curve,
     ramp,
     reading_times,
+    running_ramp,
     slow_series,
     square,
     steady,
@@ -47,7 +56,8 @@ def test_quiet_ends_are_far_below_one_percent_and_say_how_far(
     errors, covered = [], []
     for _ in range(ROUNDS if gpus == 1 else 12):
         curve = power_curve(load, window_s, rng)
-        energy = window_energies(recording(curve, gpus, True, rng), curve.start_s, curve.end_s, uuids(gpus)).gpu
+        found = window_energies(recording(curve, gpus, True, rng), curve.start_s, curve.end_s, uuids(gpus), gated=True)
+        energy = found.gpu
         assert energy.energy_j is not None
         assert energy.uncertainty_j is not None
         error_j = abs(energy.energy_j - gpus * curve.window_j)
@@ -97,7 +107,8 @@ def test_refreshes_in_step_with_the_readings_are_no_less_uncertain() -> None:
     truth_j = power_w * tick_s + (load_w - power_w) * np.clip(tick_s - start_s, 0.0, end_s - start_s)
     counts = np.round(1000 * truth_j).astype(np.int64)[np.searchsorted(tick_s, read_s, side="right") - 1]
     channel = Channel("gpu", "GPU-0", 1e-3, None, 0.1, "simulated")
-    energy = window_energy(Series(channel, read_s, np.full(len(read_s), 1e-4), counts), start_s, end_s)
+    series = Series(channel, read_s, np.full(len(read_s), 1e-4), counts)
+    energy = window_energy(series, start_s, end_s, gated=True)
     assert energy.energy_j == pytest.approx(load_w * (end_s - start_s), abs=3.0)
     # Two edges, each +-10 ms of 100 W.
     assert energy.uncertainty_j == pytest.approx(np.hypot(1.0, 1.0), rel=0.1)
@@ -116,17 +127,223 @@ def test_a_reading_that_hangs_beside_the_window_is_covered() -> None:
         assert abs(energy.energy_j - curve.window_j) <= energy.uncertainty_j
 
 
-@settings(max_examples=40, deadline=None)
+def measured(
+    load: Load,
+    window_s: float,
+    rng: np.random.Generator,
+    gpus: int = 1,
+    board: Board | None = None,
+    gated: bool = False,
+) -> tuple[PowerCurve, Recording]:
+    """A window of about the length, and what was read around it; the load goes on outside unless gated."""
+    curve = power_curve(load, window_s * float(rng.uniform(0.9, 1.1)), rng, gated=gated)
+    times_s = reading_times(curve, rng, True)
+    readings = [gpu_readings(curve, times_s, rng, uuid, board or Board()) for uuid in uuids(gpus)]
+    return curve, Recording(tuple(one for one, _ in readings), tuple(trace for _, trace in readings))
+
+
+@dataclass
+class Score:
+    """Relative errors and uncertainties of many windows, and errors of plain readings at both ends."""
+
+    error: FloatArray
+    width: FloatArray
+    plain: FloatArray
+
+    @property
+    def coverage(self) -> float:
+        return float(np.mean(self.error <= self.width))
+
+
+def score(
+    load: Load, window_s: float, rounds: int, gpus: int = 1, board: Board | None = None, gated: bool = False
+) -> Score:
+    rng = np.random.default_rng(17)
+    rows = []
+    for _ in range(rounds):
+        curve, read = measured(load, window_s, rng, gpus, board, gated)
+        energy = window_energies(read, curve.start_s, curve.end_s, uuids(gpus), gated).gpu
+        assert energy.energy_j is not None
+        assert energy.uncertainty_j is not None
+        truth_j, plain_j = gpus * curve.window_j, 0.0
+        for one in read.series:
+            first, last = (int(np.abs(one.time_s - at_s).argmin()) for at_s in (curve.start_s, curve.end_s))
+            plain_j += float(one.counts[last] - one.counts[first]) / 1000
+        rows.append((abs(energy.energy_j - truth_j), energy.uncertainty_j, abs(plain_j - truth_j)))
+        rows[-1] = tuple(value / truth_j for value in rows[-1])
+    error, width, plain = np.array(rows).T
+    return Score(error, width, plain)
+
+
+@pytest.mark.parametrize(
+    ("load", "widest"), [(steady, 0.02), (running_ramp, 0.03), (bursts, 0.2), (periodic(0.5, 0.6), 0.2)]
+)
+@pytest.mark.parametrize(("gpus", "rounds"), [(1, 120), (8, 25)])
+def test_windows_that_start_and_end_inside_a_running_load(load: Load, widest: float, gpus: int, rounds: int) -> None:
+    for window_s, median, p90, narrower in ((0.5, 0.01, 0.05, 1), (2.0, 0.002, 0.015, 3)):
+        found = score(load, window_s, rounds, gpus)
+        assert np.median(found.error) <= median / 2
+        assert np.quantile(found.error, 0.9) <= p90
+        assert np.median(found.error) <= np.median(found.plain) / 5
+        assert found.coverage >= 0.9
+        assert np.median(found.width) <= widest / narrower
+
+
+@pytest.mark.parametrize("load", [steady, ramp, steps])
+def test_gated_windows_with_their_power_read_are_sure_of_themselves(load: Load) -> None:
+    found = score(load, 0.5, 100, gated=True)
+    assert np.median(found.error) <= 0.001
+    assert np.median(found.error) <= np.median(found.plain) / 5
+    assert np.quantile(found.error, 0.9) <= 0.002
+    assert found.coverage >= 0.9
+    assert np.quantile(found.width, 0.9) <= 0.015
+
+
+@pytest.mark.parametrize("load", [periodic(0.08, 0.5), periodic(0.1, 0.5), periodic(0.12, 0.5), steps])
+@pytest.mark.parametrize("window_s", [0.5, 2.0])
+def test_loads_as_fast_as_the_refresh_are_covered(load: Load, window_s: float) -> None:
+    found = score(load, window_s, 100)
+    assert found.coverage >= 0.9
+    assert np.median(found.width) <= 0.4
+
+
+@pytest.mark.parametrize(
+    ("load", "gated"),
+    [
+        (steady, False),
+        (running_ramp, False),
+        (bursts, False),
+        (steps, False),
+        (periodic(0.08, 0.5), False),
+        (periodic(0.12, 0.5), False),
+        (steady, True),
+        (ramp, True),
+        (steps, True),
+    ],
+)
+def test_a_counter_that_sees_25_of_each_100_ms_is_covered(load: Load, gated: bool) -> None:
+    for window_s in (0.5, 2.0):
+        assert score(load, window_s, 60, board=Board(seen_s=0.025), gated=gated).coverage >= 0.9
+    # What adds up samples is recognised: the same load on an integral counter is far more certain.
+    if load is not steady or gated:
+        sampled, integral = (score(load, 2.0, 20, board=Board(seen_s=seen_s), gated=gated) for seen_s in (0.025, None))
+        assert np.median(sampled.width) > 1.5 * np.median(integral.width)
+
+
+def test_samples_of_a_steady_power_cost_nothing() -> None:
+    sampled = score(steady, 0.5, 30, board=Board(seen_s=0.025))
+    assert np.median(sampled.width) <= 0.02
+
+
+@pytest.mark.parametrize(
+    "board",
+    [Board(jitter_s=0.004), Board(missed=0.1), Board(jitter_s=0.003, missed=0.1), Board(0.02, 0.0005), Board(0.05)],
+)
+@pytest.mark.parametrize("load", [steady, running_ramp, bursts])
+def test_jitter_missed_refreshes_and_other_periods_widen_but_do_not_mislead(load: Load, board: Board) -> None:
+    found = score(load, 2.0, 50, board=board)
+    assert found.coverage >= 0.9
+    assert np.median(found.error) <= 0.005
+    assert np.quantile(found.error, 0.9) <= 0.03
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    jitter_s=st.floats(0.0, 0.008),
+    missed=st.floats(0.0, 0.3),
+    load=st.sampled_from([steady, running_ramp, bursts, steps]),
+    gated=st.booleans(),
+)
+def test_no_jitter_or_missed_refresh_breaks_an_answer_silently(
+    seed: int, jitter_s: float, missed: float, load: Load, gated: bool
+) -> None:
+    curve, read = measured(load, 0.7, np.random.default_rng(seed), board=Board(0.1, jitter_s, missed), gated=gated)
+    try:
+        energy = window_energies(read, curve.start_s, curve.end_s, ["GPU-0"], gated).gpu
+    except WindowTooShort:
+        return
+    assert energy.energy_j is not None
+    assert energy.uncertainty_j is not None
+    # The uncertainty is one of 95%: an answer may be off by more, but not by much more.
+    assert abs(energy.energy_j - curve.window_j) <= 3 * energy.uncertainty_j + 3.0
+
+
+@pytest.mark.parametrize("load", [steady, running_ramp, bursts])
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.1, 0.9))
-def test_adjacent_windows_add_up(seed: int, share: float) -> None:
+def test_adjacent_windows_add_up(load: Load, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
-    curve = power_curve(steady, 3.0, rng)
+    curve = power_curve(load, 3.0, rng, gated=False)
     middle_s = curve.start_s + share * 3.0
     times_s = reading_times(curve, rng, True, marks=(middle_s,))
-    for series in (slow_series(curve, times_s, rng), fast_series(curve, times_s, rng)):
-        parts = [window_energy(series, *ends) for ends in ((curve.start_s, middle_s), (middle_s, curve.end_s))]
-        whole = window_energy(series, curve.start_s, curve.end_s)
-        assert sum(part.energy_j or 0.0 for part in parts) == pytest.approx(whole.energy_j, rel=1e-9)
+    # Also where the counter was read densely on both sides of the middle.
+    dense_s = np.union1d(times_s, np.arange(middle_s - 0.4, middle_s + 0.4, 0.002))
+    for readings_s in (times_s, dense_s):
+        for series in (slow_series(curve, readings_s, rng), fast_series(curve, readings_s, rng)):
+            parts = [window_energy(series, *ends) for ends in ((curve.start_s, middle_s), (middle_s, curve.end_s))]
+            whole = window_energy(series, curve.start_s, curve.end_s)
+            assert sum(part.energy_j or 0.0 for part in parts) == pytest.approx(whole.energy_j, rel=1e-9)
+
+
+def test_a_long_average_of_the_power_is_no_evidence() -> None:
+    rng = np.random.default_rng(8)
+    curve, read = measured(bursts, 2.0, rng)
+    average = replace(read.power[0], power_w=np.full(len(read.power[0].time_s), 420.0), instant=False)
+    without = window_energies(Recording(read.series), curve.start_s, curve.end_s, ["GPU-0"]).gpu
+    assert window_energies(Recording(read.series, (average,)), curve.start_s, curve.end_s, ["GPU-0"]).gpu == without
+
+
+@pytest.mark.parametrize(("refresh_s", "found_s"), [(0.1, 0.1), (0.02, 0.02), (0.05, 0.05)])
+def test_the_refresh_period_is_found_from_the_readings(refresh_s: float, found_s: float) -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(10):
+        _, read = measured(steps, 1.0, rng, board=Board(refresh_s, refresh_s / 100, missed=0.05))
+        assert refresh_of(read.series[0]) == pytest.approx(found_s, rel=0.05)
+
+
+def test_edges_polled_seldom_are_placed_by_the_lattice_of_those_read_densely() -> None:
+    rng = np.random.default_rng(10)
+    widths_s, caught = [], []
+    for _ in range(40):
+        curve, read = measured(steady, 0.5, rng)
+        edges = edges_of(read.series[0])
+        # At a constant power the energy shown at an edge tells when it was; the first sharp edge is the origin.
+        origin = int(np.flatnonzero(edges.dense)[0])
+        true_s = edges.time_s[origin] + (edges.energy_j - edges.energy_j[origin]) / 420.0
+        inside = (edges.time_s > curve.start_s) & (edges.time_s < curve.end_s)
+        widths_s += edges.half_width_s[inside].tolist()
+        caught += (np.abs(true_s - edges.time_s) <= edges.half_width_s + edges.half_width_s[origin])[inside].tolist()
+    assert np.median(widths_s) < 0.005
+    assert np.mean(caught) >= 0.95
+
+
+def test_the_next_window_is_as_long_as_the_target_asks() -> None:
+    energy = Energy(200.0, 8.0, "measured")
+    assert next_window_s(energy, 0.5, 0.01, 60.0) == pytest.approx(2.2)
+    assert next_window_s(energy, 0.5, 0.05, 60.0) is None
+    assert next_window_s(energy, 0.5, 0.01, 1.0) == 1.0
+    assert next_window_s(energy, 1.0, 0.01, 1.0) is None
+    assert next_window_s(Energy.absent("no GPU"), 0.5, 0.01, 60.0) is None
+    with pytest.raises(ValueError, match="above zero"):
+        next_window_s(energy, 0.5, 0.0, 60.0)
+
+
+def test_windows_lengthened_so_do_meet_the_target() -> None:
+    rng = np.random.default_rng(12)
+    for load in (steady, running_ramp, bursts):
+        window_s: float | None = 0.3
+        for _ in range(4):
+            assert window_s is not None
+            curve, read = measured(load, window_s, rng)
+            energy = window_energies(read, curve.start_s, curve.end_s, ["GPU-0"]).gpu
+            longer_s = next_window_s(energy, curve.end_s - curve.start_s, 0.01, 30.0)
+            if longer_s is None:
+                break
+            assert longer_s > window_s
+            window_s = longer_s
+        else:
+            pytest.fail(f"{load} did not meet 1% after four windows")
 
 
 @pytest.mark.parametrize("load", [steady, square, ramp, steps])

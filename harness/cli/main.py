@@ -1,0 +1,65 @@
+"""Entry point of `harness`: how signals and errors become one line and an exit code.
+
+The commands are imported inside, once signals are taken care of: they bring pandas and pyarrow along.
+"""
+
+import errno
+import signal
+import sys
+from types import FrameType
+
+from harness.errors import HarnessError, Interrupted
+
+EXIT_BAD_INPUT = 2
+_RESUME = "run the same command again to resume"
+_BAD_PATHS = {errno.ENAMETOOLONG, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"ended by {signal.Signals(number).name}; {_RESUME}")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 bad input, 3 finished with failures, 130 interrupted."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        code = _run()
+    except HarnessError as error:
+        _say(str(error))
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone (`harness status | head`); nothing is left to say.
+        sys.stderr.close()
+        code = 1
+    except OSError as error:
+        _say(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        code = EXIT_BAD_INPUT if error.errno in _BAD_PATHS else 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    import click
+
+    from harness.cli.app import cli
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = f"; see '{context.command_path} --help'" if context else ""
+        _say(f"{' '.join(error.format_message().split())}{hint}")
+        return EXIT_BAD_INPUT
+    except click.Abort:
+        _say(f"interrupted; {_RESUME}")
+        return Interrupted.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _say(line: str) -> None:
+    print(f"harness: {line}", file=sys.stderr)
