@@ -40,7 +40,7 @@ format: install-dev
 docs: install-dev         ## rewrite what is printed from code
 	$(BIN)/python docs/make_data_dictionary.py
 
-bench: bench-store bench-simulator bench-windows   ## every benchmark; results/bench/*.json
+bench: bench-store bench-simulator bench-windows bench-estimators   ## every benchmark; results/bench/*.json
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py

@@ -5,7 +5,7 @@ sweep runs; a new controller over the same store asks for exactly what is missin
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from harness.plan import Assignment, LaunchPlan, MeasurementRules
 from harness.points import Deployment, Environment, Point, content_id
 from harness.records import SETTLED
 from harness.space import Group, Space
+from harness.statistics import repetitions_needed
 
 
 class Outcome(Protocol):
@@ -36,6 +37,9 @@ class Outcome(Protocol):
     @property
     def status(self) -> str: ...
 
+    @property
+    def gpu_energy_j(self) -> float | None: ...
+
 
 class Host(Protocol):
     """What the controller knows of an agent."""
@@ -54,6 +58,7 @@ class Host(Protocol):
 class _Repetition:
     settled: bool = False
     attempts: int = 0
+    gpu_energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class Controller:
                 self._recorded_infeasible.add(key)
             elif outcome.purpose == "sweep":
                 state = self._repetitions[key].setdefault(outcome.repetition, _Repetition())
-                state.settled |= outcome.status in SETTLED
+                if outcome.status in SETTLED:
+                    state.settled, state.gpu_energy_j = True, outcome.gpu_energy_j
                 state.attempts = max(state.attempts, outcome.attempt)
 
     def ask(self, host: Host) -> LaunchPlan | None:
@@ -149,14 +155,27 @@ class Controller:
 
     def standing(self, point: Point, host: Host) -> Standing:
         """How far a point is in the host's environment."""
-        wanted = self._rules.repetitions
         known = self._repetitions.get((point.point_id, host.environment(point.deployment).environment_id), {})
+        wanted = self._wanted(known)
         repetitions = [state for number, state in known.items() if number <= wanted]
         return Standing(
             settled=sum(state.settled for state in repetitions),
             wanted=wanted,
             given_up=sum(not state.settled and state.attempts >= self._rules.max_attempts for state in repetitions),
             infeasible=bool(host.obstacle(point)),
+        )
+
+    def _wanted(self, known: Mapping[int, _Repetition]) -> int:
+        """Repetitions that make a point done: those of the rules, and more while their spread misses the target."""
+        rules = self._rules
+        energies_j = [
+            state.gpu_energy_j for state in known.values() if state.settled and state.gpu_energy_j is not None
+        ]
+        if rules.half_width is None or len(energies_j) < rules.repetitions:
+            return rules.repetitions
+        return max(
+            len(energies_j) + repetitions_needed(energies_j, rules.half_width, rules.most_repetitions),
+            rules.repetitions,
         )
 
     def _open_groups(self, host: Host) -> Iterator[tuple[Group, str, list[Assignment]]]:
@@ -176,7 +195,7 @@ class Controller:
             if obstacle(point):
                 continue
             known = self._repetitions.get((point.point_id, environment_id), {})
-            for repetition in range(1, self._rules.repetitions + 1):
+            for repetition in range(1, self._wanted(known) + 1):
                 state = known.get(repetition, _Repetition())
                 if not state.settled and state.attempts < self._rules.max_attempts:
                     yield Assignment(point, repetition, state.attempts + 1, lengths_from=candidate.lengths_from)

@@ -13,6 +13,8 @@ class MeasurementRules:
 
     Attributes:
         repetitions: valid repetitions that make a point done.
+        half_width: more repetitions are taken, up to `most_repetitions`, while the 95% half-width of the mean GPU
+            energy over repetitions is more than this share of it; None: never.
         window_s: a window of batches is at least this long (NVML's counter moves every 0.1 s).
         uncertainty: a window whose GPU energy is less sure than this (random part, a fraction) is taken again,
             longer, up to `window_limit_s`.
@@ -24,6 +26,8 @@ class MeasurementRules:
     """
 
     repetitions: int = 5
+    half_width: float | None = None
+    most_repetitions: int = 20
     window_s: float = 2.0
     uncertainty: float = 0.01
     window_limit_s: float = 30.0

@@ -147,6 +147,11 @@ class RunRecord:
         return (self.point_id, self.environment_id, self.launch_id, self.repetition, self.attempt)
 
     @property
+    def gpu_energy_j(self) -> float | None:
+        """Gross energy of the engine's GPUs."""
+        return self.energies["gpu"].energy_j
+
+    @property
     def run_id(self) -> str:
         """The key as one string; detail tables refer to it."""
         return ".".join(str(part) for part in self.key)

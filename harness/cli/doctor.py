@@ -10,7 +10,7 @@ import click
 from harness.doctor import Check, examine
 
 
-@click.command()
+@click.command(short_help="what works on this machine, and the fix for what does not")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), help="Where runs would land.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def doctor(results: Path, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from harness.workload.describe import REFERENCE_CONTEXT_TOKENS, Description, des
 from harness.workload.library import fetch, fetched_state, find_trace, manifest, traces_folder
 
 
-@click.group()
+@click.group(short_help="known traces: list, fetch, describe")
 def traces() -> None:
     """Request traces to replay, and to draw batch lengths from.
 

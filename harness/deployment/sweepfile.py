@@ -79,6 +79,8 @@ class _Replay(_Strict):
 
 class _Rules(_Strict):
     repetitions: Annotated[int, Field(ge=1, le=100)] = 5
+    half_width: Annotated[float, Field(ge=1e-3, le=1)] | None = None
+    most_repetitions: Annotated[int, Field(ge=1, le=1000)] = 20
     window: str = "2s"
     uncertainty: Annotated[float, Field(ge=1e-4, le=1)] = 0.01
     window_limit: str = "30s"
@@ -172,6 +174,8 @@ def load_sweep(path: Path) -> Sweep:
         replays=tuple(_replay_spec(spec, f"{where}: replays[{index}]") for index, spec in enumerate(file.replays)),
         rules=MeasurementRules(
             repetitions=file.measurement.repetitions,
+            half_width=file.measurement.half_width,
+            most_repetitions=file.measurement.most_repetitions,
             window_s=_bounded_s(file.measurement.window, f"{where}: measurement.window", 0.2, 600.0),
             idle_s=_bounded_s(file.measurement.idle, f"{where}: measurement.idle", 0.5, 600.0),
             uncertainty=file.measurement.uncertainty,

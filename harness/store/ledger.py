@@ -22,6 +22,7 @@ class LedgerRow(NamedTuple):
     purpose: str
     status: str
     reason: str
+    gpu_energy_j: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """The controller asks for what is missing, and for nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.controller import Controller
 from harness.plan import MeasurementRules
@@ -19,6 +19,7 @@ class Run:
     attempt: int
     status: str = "ok"
     purpose: str = "sweep"
+    gpu_energy_j: float | None = 100.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,26 @@ def test_infeasible_points_are_reported_once_and_never_asked_for() -> None:
     plan = asked.ask(host)
     assert plan is not None
     assert {item.point for item in plan.assignments} == {LARGE}
+
+
+def test_repetitions_that_scatter_ask_for_more_until_the_mean_is_sure_enough() -> None:
+    host = FakeHost()
+    rules = replace(RULES, half_width=0.05, most_repetitions=6)
+    groups = (Group(OTHER.deployment, (Candidate(OTHER, "", "w"),)),)
+
+    def missing(*energies_j: float) -> list[int]:
+        asked = Controller("s", Space(groups, {}), rules, seed=0)
+        key = (OTHER.point_id, environment_id(host, OTHER))
+        asked.tell([Run(*key, number, 1, gpu_energy_j=value) for number, value in enumerate(energies_j, start=1)])
+        plan = asked.ask(host)
+        return [] if plan is None else [item.repetition for item in plan.assignments]
+
+    assert missing(100.0, 101.0) == [3]
+    assert missing(100.0, 101.0, 99.0) == [], "half-width 2.5 of 100"
+    assert missing(100.0, 120.0, 80.0) == [4, 5, 6], "never sure enough, bounded"
+    # sd 3 of 100: t(4) 2.776 x 3 / sqrt(5) = 3.7, under 5; with four it would be 4.8, with three 7.5.
+    assert missing(100.0, 103.0, 97.0) == [4]
+    assert missing(100.0, 120.0, 80.0, 100.0, 120.0, 80.0) == []
 
 
 def test_what_was_infeasible_is_asked_for_once_it_can_run() -> None:
