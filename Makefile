@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-dev sweep test test-slow test-all lint format docs bench gpu-check clean
+.PHONY: install install-dev sweep test test-slow test-all lint format docs bench bench-meters gpu-check clean
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -40,7 +40,15 @@ format: install-dev
 docs: install-dev         ## rewrite what is printed from code
 	$(BIN)/python docs/make_data_dictionary.py
 
-bench: bench-store bench-simulator bench-windows bench-estimators   ## every benchmark; results/bench/*.json
+bench: bench-store bench-simulator bench-windows bench-estimators bench-meters   ## all; results/bench/*.json
+
+bench-meters: install-dev .venv-peers/.installed   ## beside Zeus and CodeCarbon, a quarter of an hour
+	$(BIN)/python benchmarks/bench_meters.py --peers .venv-peers/bin/python
+
+.venv-peers/.installed: benchmarks/meters_peers.txt constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q --disable-pip-version-check -c constraints.txt -r benchmarks/meters_peers.txt
+	touch $@
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py
@@ -49,5 +57,5 @@ gpu-check: install-dev    ## on a machine with an NVIDIA GPU: what its counters 
 	$(BIN)/pytest -m gpu -rs tests/gpu
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

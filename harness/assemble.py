@@ -1,86 +1,27 @@
-"""From what was measured to the record of a run: energies per batch, prefill and decode, what really happened."""
+"""From what was measured to the record of a run: energies per batch, prefill and decode apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from harness import __version__
 from harness.engines.base import Engine, Requests, Served, Steps
-from harness.errors import MeasurementError, WrongTokenCount
-from harness.hygiene import Verdict, judge
-from harness.meters.base import PowerTrace, Recording
-from harness.meters.window import (
-    GPU_GAIN_UNCERTAINTY,
-    MeanPowers,
-    Power,
-    WindowEnergies,
-    mean_powers,
-    window_energies,
-)
+from harness.happened import latency_columns, step_columns, tokens_generated
+from harness.hygiene import Verdict
+from harness.measured import METERED, Baselines, Measured
+from harness.meters.window import GPU_GAIN_UNCERTAINTY, WindowEnergies
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
-from harness.points import BatchWorkload, BoolArray, Environment, FloatArray, ReplayWorkload, Schedule
+from harness.points import BatchWorkload, Environment, ReplayWorkload, Schedule
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, Status, Window, WindowDetail
 from harness.replay import saturation, steady_window
 
 _POWER_DISAGREEMENT = 0.05
 """Counter and integrated power further apart than this are flagged (measurement rule 5)."""
-_METERED = ("gpu", "cpu", "dram")
 _NO_REST = "no meter of the rest of the node: IPMI and Redfish are not read"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """One window: all readings around it, its ends on the monotonic clock, and what the engine did in it.
-
-    `gated`: nothing ran outside it, so that the quiet power beside it is known.
-    """
-
-    recording: Recording
-    start_s: float
-    end_s: float
-    started_at: datetime
-    served: Served
-    gated: bool = True
-
-    @property
-    def window_s(self) -> float:
-        return self.end_s - self.start_s
-
-    def part(self, start_s: float, end_s: float) -> "Measured":
-        """A shorter window of the same recording."""
-        started_at = self.started_at + timedelta(seconds=start_s - self.start_s)
-        return replace(self, start_s=start_s, end_s=end_s, started_at=started_at, gated=False)
-
-    def energies(self, gpu_uuids: tuple[str, ...]) -> WindowEnergies:
-        return window_energies(self.recording, self.start_s, self.end_s, gpu_uuids, gated=self.gated)
-
-    def verdict(self, gpu_uuids: tuple[str, ...]) -> Verdict:
-        return judge(self.recording, gpu_uuids, (self.start_s, self.end_s))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Baselines:
-    """Idle windows before the launch and with the model resident."""
-
-    cold: Measured
-    loaded: Measured
-
-    def power_w(self, gpu_uuids: tuple[str, ...]) -> dict[str, float | None]:
-        """`{domain}_{cold|loaded}_idle_w` columns; null where the domain has no counter."""
-        columns: dict[str, float | None] = {}
-        for name, idle in (("cold", self.cold), ("loaded", self.loaded)):
-            try:
-                powers = mean_powers(idle.recording, idle.start_s, idle.end_s, gpu_uuids)
-            except MeasurementError:
-                powers = MeanPowers(None, None, None)
-            for domain in _METERED:
-                power: Power | None = getattr(powers, domain)
-                columns[f"{domain}_{name}_idle_w"] = None if power is None else power.power_w
-        return columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,7 +147,7 @@ def batch_run(context: LaunchContext, assignment: Assignment, prefill: Measured,
         "idle_gpus": _divided(full_energy.idle_gpus, batches),
         "rest": Energy.absent(_NO_REST),
     }
-    for domain in _METERED:
+    for domain in METERED:
         energies[domain] = _divided(getattr(full_energy, domain), batches)
         energies[f"{domain}_prefill"] = _divided(getattr(prefill_energy, domain), prefill.served.batches)
         energies[f"{domain}_decode"] = _difference(energies[domain], energies[f"{domain}_prefill"])
@@ -253,8 +194,8 @@ def replay_run(
         if steady is not None:
             measured, flags = measured.part(*steady), ("steady_state_window",)
     window = measured.energies(uuids)
-    energies = {domain: getattr(window, domain) for domain in (*_METERED, "idle_gpus")}
-    for domain in _METERED:
+    energies = {domain: getattr(window, domain) for domain in (*METERED, "idle_gpus")}
+    for domain in METERED:
         for phase in ("prefill", "decode"):
             energies[f"{domain}_{phase}"] = Energy.absent("a replay mixes prefill and decode in the same steps")
     energies["rest"] = Energy.absent(_NO_REST)
@@ -281,7 +222,7 @@ def replay_run(
         "gpu_energy_by_gpu_j": tuple(energy.energy_j for energy in window.by_gpu if energy.energy_j is not None),
         **latency_columns(served.requests, inside),
     }
-    detail = WindowDetail("replay", measured.start_s, served.requests, served.steps, _power_of(measured, uuids))
+    detail = WindowDetail("replay", measured.start_s, served.requests, served.steps, measured.power_of(uuids))
     return RunBundle(RunRecord(**columns), (detail,))
 
 
@@ -302,7 +243,7 @@ def _window_columns(
     first_c, start_c = context.start_temperature_c, verdict.temperature_start_c
     if first_c is not None and start_c is not None and abs(start_c - first_c) > context.plan.rules.warm_drift_c:
         flags += ("temperature_drift",)
-    for domain in _METERED:
+    for domain in METERED:
         idle_w, energy_j = columns.get(f"{domain}_loaded_idle_w"), energies[domain].energy_j
         if idle_w is not None and energy_j is not None:
             columns[f"{domain}_net_energy_j"] = energy_j - idle_w * duration_s
@@ -338,78 +279,6 @@ def _difference(total: Energy, part: Energy) -> Energy:
     return Energy(total.energy_j - part.energy_j, uncertainty_j, total.source)
 
 
-def tokens_generated(measured: Measured) -> int:
-    """Tokens that came inside the window: one per decoding sequence and step, and the first token of each request."""
-    steps, requests = measured.served.steps, measured.served.requests
-    inside = (steps.start_s >= measured.start_s) & (steps.start_s < measured.end_s)
-    first = (requests.first_token_s >= measured.start_s) & (requests.first_token_s <= measured.end_s)
-    return int(steps.decode_requests[inside].sum() + first.sum())
-
-
-def step_columns(measured: Measured) -> dict[str, float | None]:
-    """What the steps inside the window say: mean decoding batch, share of mixed steps, share of gaps."""
-    steps = measured.served.steps
-    inside = (steps.start_s >= measured.start_s) & (steps.start_s < measured.end_s)
-    if not inside.any():
-        return {"decode_batch_mean": None, "mixed_step_fraction": None, "gap_fraction": None}
-    decoding = steps.decode_requests[inside]
-    mixed = (decoding > 0) & (steps.prefill_tokens[inside] > 0)
-    ends_s = np.minimum(steps.start_s + steps.duration_s, measured.end_s)
-    busy_s = _covered_s(steps.start_s[inside], ends_s[inside] - steps.start_s[inside])
-    return {
-        "decode_batch_mean": float(decoding[decoding > 0].mean()) if (decoding > 0).any() else None,
-        "mixed_step_fraction": float(mixed.mean()),
-        "gap_fraction": 1.0 - busy_s / measured.window_s,
-    }
-
-
-def _covered_s(start_s: FloatArray, duration_s: FloatArray) -> float:
-    """Length of the union of intervals sorted by start (pipeline stages may overlap)."""
-    ends_s = np.maximum.accumulate(start_s + duration_s)
-    previous_s = np.concatenate((start_s[:1], ends_s[:-1]))
-    return float(np.clip(ends_s - np.maximum(start_s, previous_s), 0.0, None).sum())
-
-
-def latency_columns(requests: Requests, counted: BoolArray | None = None) -> dict[str, float | None]:
-    """Latencies counted from the schedule, over the `counted` requests, or all that finished."""
-    done = ~np.isnan(requests.finished_s) if counted is None else counted
-    if not done.any():
-        return {}
-    scheduled_s = requests.scheduled_s[done]
-    first_s = requests.first_token_s[done] - scheduled_s
-    latency_s = requests.finished_s[done] - scheduled_s
-    later_tokens = requests.generated_tokens[done] - 1
-    several = later_tokens > 0
-    tpot_s = (latency_s - first_s)[several] / later_tokens[several]
-    return {
-        "ttft_mean_s": float(first_s.mean()),
-        "ttft_p99_s": float(np.quantile(first_s, 0.99)),
-        "tpot_mean_s": float(tpot_s.mean()) if several.any() else None,
-        "latency_mean_s": float(latency_s.mean()),
-        "formation_mean_s": float((requests.admitted_s[done] - scheduled_s).mean()),
-        "lag_p99_s": float(np.quantile(requests.sent_s[done] - scheduled_s, 0.99)),
-    }
-
-
-def check_token_counts(served: Served, workload: BatchWorkload | None) -> None:
-    """Every finished request has exactly the tokens it was asked for, and a batch the prompts it says.
-
-    Raises:
-        WrongTokenCount
-    """
-    requests = served.requests
-    done = ~np.isnan(requests.finished_s)
-    wrong = np.flatnonzero(done & (requests.generated_tokens != requests.asked_tokens))
-    if len(wrong):
-        first = wrong[0]
-        counts = f"{requests.generated_tokens[first]} instead of {requests.asked_tokens[first]}"
-        raise WrongTokenCount(f"{len(wrong)} of {len(requests)} requests; request {first} generated {counts} tokens")
-    if workload is None:
-        return
-    if not done.all() or (requests.prompt_tokens != workload.prompt_tokens).any():
-        raise WrongTokenCount(f"a batch of {workload.prompt_tokens}-token prompts came back unfinished or with others")
-
-
 def _first_batch(measured: Measured, window: Window, gpu_uuids: tuple[str, ...]) -> WindowDetail:
     """Details of the first batch only: the others of a window are alike, and would fill disks."""
     requests, steps = measured.served.requests, measured.served.steps
@@ -419,9 +288,5 @@ def _first_batch(measured: Measured, window: Window, gpu_uuids: tuple[str, ...])
         measured.start_s,
         Requests(**{name: getattr(requests, name)[first_request] for name in Requests.__dataclass_fields__}),
         Steps(**{name: getattr(steps, name)[first_step] for name in Steps.__dataclass_fields__}),
-        _power_of(measured, gpu_uuids),
+        measured.power_of(gpu_uuids),
     )
-
-
-def _power_of(measured: Measured, gpu_uuids: tuple[str, ...]) -> tuple[PowerTrace, ...]:
-    return tuple(trace for trace in measured.recording.power if trace.device in gpu_uuids)

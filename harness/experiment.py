@@ -14,18 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.assemble import (
-    Baselines,
-    LaunchContext,
-    Measured,
-    batch_run,
-    check_token_counts,
-    replay_run,
-    unmeasured_run,
-    warmup_run,
-)
+from harness.assemble import LaunchContext, batch_run, replay_run, unmeasured_run, warmup_run
 from harness.engines.base import Engine, Served
 from harness.errors import EngineCrashed, EngineError, EngineHung, MeasurementError, WindowTooShort
+from harness.happened import check_token_counts
+from harness.measured import Baselines, Measured
 from harness.meters.target import next_window_s
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
