@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from harness.clock import Clock
 from harness.engines.base import Engine, Served
 from harness.experiment import measure_launch
 from harness.plan import Assignment, LaunchPlan, MeasurementRules
@@ -27,12 +28,28 @@ class Watch:
         self.served: list[Served] = []
         self.seeds: list[int] = []
         self.begun_s: list[float] = []
+        self.clock = _WatchedClock(self.inner.clock)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
 
     def launch(self, item: Deployment, seed: int) -> Engine:
         return _WatchedEngine(self.inner.launch(item, seed), self)
+
+
+class _WatchedClock:
+    """The node's clock, with a note of every sleep that the experiment asks for."""
+
+    def __init__(self, inner: Clock) -> None:
+        self._inner = inner
+        self.slept_s: list[float] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def sleep(self, duration_s: float) -> None:
+        self.slept_s.append(duration_s)
+        self._inner.sleep(duration_s)
 
 
 class _WatchedEngine:
@@ -120,11 +137,13 @@ def test_batch_columns_follow_from_steps_requests_and_truth() -> None:
 
 def test_no_two_windows_have_the_same_prompts_and_each_waits_another_phase() -> None:
     watch = Watch(SimulatedNode(node(), "n", seed=2))
-    runs = [bundle.run for bundle in measured(watch, deployment(), BatchWorkload(2, 64, 8))]
+    list(measured(watch, deployment(), BatchWorkload(2, 64, 8)))
     assert len(set(watch.seeds)) == len(watch.seeds) == 2 + 2 * 3
-    # Counters refresh every 0.1 s: windows of equal repetitions begin at different phases of it.
-    phases_s = [run.window_started_s % 0.1 for run in runs if run.purpose == "sweep"]
-    assert np.ptp(phases_s) > 0.01
+    # Counters refresh every 0.1 s: a wait of its own, up to that long, comes before each repetition.
+    *baselines_s, first_s, second_s, third_s = watch.clock.slept_s
+    assert baselines_s == [RULES.idle_s, RULES.spin_s, RULES.idle_s]
+    assert len({first_s, second_s, third_s}) == 3
+    assert all(0 <= wait_s <= 0.1 for wait_s in (first_s, second_s, third_s))
 
 
 def replay_case(rate_per_s: float, duration_s: float, generated: int, capacity_share: float | None = None,
