@@ -22,7 +22,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 bad input, 3 finished with failures, 130 interrupted."""
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         code = _run()
     except HarnessError as error:

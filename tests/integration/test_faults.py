@@ -200,6 +200,18 @@ def test_points_that_were_given_up_end_in_exit_code_3_and_say_how_to_retry(tmp_p
     assert "4 done" in again.stdout
 
 
+def _wait_until_caught(pid: int, number: int) -> None:
+    """Until the process has a handler of its own for the signal."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1]
+        if int(caught, 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.005)
+    raise AssertionError("no handler after 30 s")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("after_s", [0.0, 3.0])
 def test_a_signal_ends_in_one_line_and_130_and_the_sweep_resumes(tmp_path: Path, number: int, after_s: float) -> None:
@@ -208,7 +220,7 @@ def test_a_signal_ends_in_one_line_and_130_and_the_sweep_resumes(tmp_path: Path,
         [sys.executable, "-m", "harness", "sweep", "sweep.yaml", "--results", "out"], cwd=tmp_path, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(0.3)  # The interpreter itself must be up: before that no program can answer.
+    _wait_until_caught(child.pid, signal.SIGTERM)  # Before the interpreter itself is up no program can answer.
     time.sleep(after_s)
     os.kill(child.pid, number)
     _, said = child.communicate(timeout=60)

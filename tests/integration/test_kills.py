@@ -17,7 +17,9 @@ from tests.integration.support import environment, harness, read, write_sweep
 
 KEY = ["point_id", "environment_id", "launch_id", "repetition", "attempt"]
 KILLS = 50
-REPETITIONS = 30
+REPETITIONS = 100
+"""So many that no machine finishes them between the kills."""
+ENOUGH = 20
 SEED = 20261121
 
 # The real command, with small segments: the store seals and compacts every few runs, so that kills fall there too.
@@ -72,11 +74,12 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
         compactions = max([compactions, *(int(path.name[-6:]) - 1 for path in results.glob(".generations/runs-*"))])
     assert known > 0
     assert compactions > 0, "no compaction happened: the kills did not test it"
-    done = harness("sweep", "sweep.yaml", "--results", "out", cwd=tmp_path)
+    done = harness("sweep", "sweep.yaml", "--results", "out", "--repetitions", ENOUGH, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check_folder(results)
     runs = read(results).query("purpose == 'sweep'")
-    assert (runs.groupby("point_id")["repetition"].apply(sorted).map(tuple) == tuple(range(1, REPETITIONS + 1))).all()
+    assert not runs.duplicated(["point_id", "repetition"]).any()
+    assert (runs[runs["repetition"] <= ENOUGH].groupby("point_id").size() == ENOUGH).all()
     assert runs["point_id"].nunique() == 2 * 2 * 6 * 4
     keys = set(read(results)[KEY].astype(str).agg(".".join, axis=1))
     for table in ("requests", "iterations", "power"):
