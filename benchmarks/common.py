@@ -13,13 +13,23 @@ from rich.table import Table
 RESULTS = Path(__file__).parent.parent / "results" / "bench"
 
 
-def report(name: str, title: str, rows: Sequence[dict[str, object]], packages: Sequence[str] = ()) -> None:
-    """Print the rows and write `results/bench/NAME.json`; all rows have the same keys."""
+def report(
+    name: str,
+    title: str,
+    rows: Sequence[dict[str, object]],
+    packages: Sequence[str] = (),
+    unprinted: Sequence[str] = (),
+) -> None:
+    """Print the rows and write `results/bench/NAME.json`; all rows have the same keys.
+
+    Columns named in `unprinted` are too wide for a table and go to the file alone.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in rows[0]:
+    shown = [column for column in rows[0] if column not in unprinted]
+    for column in shown:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row.values()))
+        table.add_row(*(_shown(row[column]) for column in shown))
     Console(width=160, highlight=False).print(table)
     content = {
         "name": name,

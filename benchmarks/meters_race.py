@@ -6,68 +6,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from meters_loads import LOADS, Slot, boards, node, schedule
-from numpy.typing import NDArray
+from meters_outcome import Outcome, Window, outcome
 
 from tests.fixtures.nvml.driver import FakeDriver, Gate
 from tests.fixtures.powercap import INTEL_WRAP_UJ
 
-Window = dict[str, Any]
-"""One window of a worker's output."""
-TruthOf = Callable[[Window, float], float]
-"""Joules of a window that begins at the given time."""
 HERE = Path(__file__).parent
 WORKER = HERE / "meters_worker.py"
 STAGGER_S = 0.037
 """Between the schedules of two tools, so that they do not all wake at once."""
-BOOTSTRAPS = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one tool said of one kind of window; (n,) each, NaN where it failed."""
-
-    load: str
-    gpus: int
-    window_s: float
-    tool: str
-    energy_j: NDArray[np.float64]
-    uncertainty_j: NDArray[np.float64]
-    truth_j: NDArray[np.float64]
-    errors: tuple[str, ...]
-
-    @property
-    def error_pct(self) -> NDArray[np.float64]:
-        return np.asarray(100 * np.abs(self.energy_j / self.truth_j - 1))
-
-    @property
-    def coverage_pct(self) -> float | None:
-        """Share of windows whose truth lies within the stated uncertainty; None where none is stated."""
-        stated = np.isfinite(self.uncertainty_j)
-        if not stated.any():
-            return None
-        inside = np.abs(self.energy_j - self.truth_j)[stated] <= self.uncertainty_j[stated]
-        return float(100 * np.mean(inside))
-
-    @property
-    def width_pct(self) -> float | None:
-        """Median stated uncertainty, of the truth."""
-        stated = np.isfinite(self.uncertainty_j)
-        return float(100 * np.median(self.uncertainty_j[stated] / self.truth_j[stated])) if stated.any() else None
-
-
-def ratio_upper(ours: Outcome, peer: Outcome) -> float:
-    """Upper end (95%) of the ratio of median errors, by a bootstrap that draws the same windows of both."""
-    picks = np.random.default_rng(0).integers(0, len(ours.truth_j), (BOOTSTRAPS, len(ours.truth_j)))
-    with np.errstate(divide="ignore"):
-        ratios = np.nanmedian(ours.error_pct[picks], axis=1) / np.nanmedian(peer.error_pct[picks], axis=1)
-    return float(np.quantile(ratios, 0.95))
 
 
 @dataclass(frozen=True)
@@ -127,28 +80,6 @@ class _Worker:
             chosen = [window for window, length_s in zip(windows, nominal_s, strict=True) if length_s == window_s]
             found.append(outcome((self.load, self.gpus, window_s, self.tool), chosen, truth_j))
         return found
-
-
-def outcome(key: tuple[str, int, float, str], windows: Sequence[Window], truth_j: TruthOf) -> Outcome:
-    """What a worker wrote, against the truth of the interval that was asked for.
-
-    It ends where the tool's end is entered. It begins where the call that bounds it is entered; for a peer also where
-    that call returns is tried, and the beginning that gives it the lower median error counts.
-    """
-
-    def since(moment: str) -> Outcome:
-        return Outcome(
-            *key,
-            np.array([window.get("energy_j", np.nan) for window in windows], np.float64),
-            np.array([window.get("uncertainty_j", np.nan) for window in windows], np.float64),
-            np.array([truth_j(window, window[moment]) for window in windows], np.float64),
-            tuple(str(window["error"]) for window in windows if "error" in window),
-        )
-
-    called = since("called_s")
-    if key[3].startswith("harness") or np.isnan(called.error_pct).all():
-        return called
-    return min(called, since("returned_s"), key=lambda one: float(np.nanmedian(one.error_pct)))
 
 
 def race(

@@ -18,13 +18,23 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 JOULES_PER_KWH = 3.6e6
 LAUNCH_S = 0.001
 """From the call that starts a gated load until it draws power."""
 GATE_TRIES = 20
-Result = tuple[float, float | None, list[tuple[float, float]]]
-"""Joules, and where the tool gives them its uncertainty, and both for each GPU."""
+
+
+class Result(NamedTuple):
+    """Joules, and where the tool gives them: its uncertainty, both for each GPU, and what a sensor may have missed."""
+
+    energy_j: float
+    uncertainty_j: float | None = None
+    by_gpu: tuple[tuple[float, float], ...] = ()
+    sampling_bound_j: float | None = None
+
+
 Tool = tuple[Callable[[], float | None], Callable[[], Result]]
 """begin, which returns when the window began where that is not when it was called; and end."""
 
@@ -54,8 +64,8 @@ def harness(gated: bool = False) -> Tool:
         sampler.settle()
         found = window_energies(sampler.stop(), start_s, end_s, [gpu.uuid for gpu in meter.gpus], gated)
         assert found.gpu.energy_j is not None
-        by_gpu = [(one.energy_j or 0.0, one.uncertainty_j or 0.0) for one in found.by_gpu]
-        return found.gpu.energy_j, found.gpu.uncertainty_j, by_gpu
+        by_gpu = tuple((one.energy_j or 0.0, one.uncertainty_j or 0.0) for one in found.by_gpu)
+        return Result(found.gpu.energy_j, found.gpu.uncertainty_j, by_gpu, found.gpu_sampling_bound_j)
 
     return begin, end
 
@@ -70,7 +80,7 @@ def zeus() -> Tool:
         monitor.begin_window("window", sync_execution=False)
 
     def end() -> Result:
-        return sum(monitor.end_window("window", sync_execution=False).gpu_energy.values()), None, []
+        return Result(sum(monitor.end_window("window", sync_execution=False).gpu_energy.values()))
 
     return begin, end
 
@@ -85,7 +95,7 @@ def codecarbon_task() -> Tool:
         tracker.start_task()
 
     def end() -> Result:
-        return tracker.stop_task().gpu_energy * JOULES_PER_KWH, None, []
+        return Result(tracker.stop_task().gpu_energy * JOULES_PER_KWH)
 
     return begin, end
 
@@ -104,7 +114,7 @@ def codecarbon_run() -> Tool:
     def end() -> Result:
         tracker = trackers.pop()
         tracker.stop()
-        return tracker.final_emissions_data.gpu_energy * JOULES_PER_KWH, None, []
+        return Result(tracker.final_emissions_data.gpu_energy * JOULES_PER_KWH)
 
     return begin, end
 
@@ -134,7 +144,7 @@ def harness_rapl() -> Tool:
         found = window_energies(sampler.stop(), start_s, end_s, [])
         if found.cpu.energy_j is None:
             raise RuntimeError(found.cpu.reason)
-        return found.cpu.energy_j, found.cpu.uncertainty_j, []
+        return Result(found.cpu.energy_j, found.cpu.uncertainty_j)
 
     return begin, end
 
@@ -150,7 +160,7 @@ def zeus_rapl() -> Tool:
 
     def end() -> Result:
         found = monitor.end_window("window", sync_execution=False)
-        return sum((found.cpu_energy or {}).values()), None, []
+        return Result(sum((found.cpu_energy or {}).values()))
 
     return begin, end
 
@@ -165,7 +175,7 @@ def codecarbon_rapl() -> Tool:
         tracker.start_task()
 
     def end() -> Result:
-        return tracker.stop_task().cpu_energy * JOULES_PER_KWH, None, []
+        return Result(tracker.stop_task().cpu_energy * JOULES_PER_KWH)
 
     return begin, end
 
@@ -186,7 +196,7 @@ def pyrapl() -> Tool:
         measurement.end()
         if measurement.result.pkg is None:  # a wrap where there is one socket; with two, -262 kJ
             raise RuntimeError("pyRAPL gives no energy")
-        return sum(measurement.result.pkg) * 1e-6, None, []
+        return Result(sum(measurement.result.pkg) * 1e-6)
 
     return begin, end
 
@@ -233,7 +243,7 @@ def measure(tool: Tool, length_s: float, gate_w: float) -> dict[str, object]:
     end_s = time.monotonic()
     window: dict[str, object] = {"called_s": called_s, "returned_s": returned_s, "end_s": end_s, "gate": gate}
     try:
-        window["energy_j"], window["uncertainty_j"], window["by_gpu"] = end()
+        window |= end()._asdict()
     except Exception as error:  # noqa: BLE001 a tool that fails is a row of the table
         window["error"] = f"{type(error).__name__}: {error}"
     return window

@@ -1,8 +1,9 @@
 """From what was measured to the record of a run: energies per batch, prefill and decode apart."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,12 @@ from harness.measured import METERED, Baselines, Measured
 from harness.meters.window import GPU_GAIN_UNCERTAINTY, WindowEnergies
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
-from harness.points import BatchWorkload, Environment, ReplayWorkload, Schedule
+from harness.points import NO_GPU, BatchWorkload, Environment, ReplayWorkload, Schedule, Source
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, Status, Window, WindowDetail
 from harness.replay import saturation, steady_window
 
 _POWER_DISAGREEMENT = 0.05
 """Counter and integrated power further apart than this are flagged (measurement rule 5)."""
-_NO_REST = "no meter of the rest of the node: IPMI and Redfish are not read"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +34,7 @@ class LaunchContext:
     launch_id: str
     gpu_uuids: tuple[str, ...] = ()
     load_s: float | None = None
+    launch: str = ""
     idle_w: Mapping[str, float | None] | None = None
     start_temperature_c: float | None = None
 
@@ -43,6 +44,7 @@ class LaunchContext:
             self,
             gpu_uuids=uuids,
             load_s=engine.load_s,
+            launch=json.dumps(engine.launched, sort_keys=True) if engine.launched else "",
             idle_w=baselines.power_w(uuids),
         )
 
@@ -65,8 +67,8 @@ def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
         "gpu": deployment.gpu,
         "gpu_name": environment.gpu_name,
         "gpu_uuids": context.gpu_uuids,
-        "n_gpus": deployment.gpus,
-        "cpu": spec.cpu.name,
+        "n_gpus": 0 if deployment.gpu == NO_GPU else deployment.gpus,
+        "cpu": context.node.processor,
         "driver_version": environment.driver_version,
         "power_limit_w": environment.power_limit_w,
         "engine": environment.engine,
@@ -81,9 +83,11 @@ def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
         "token_budget": limits.token_budget,
         "max_sequences": limits.max_sequences,
         "max_context_tokens": limits.max_context_tokens,
+        "enforce_eager": limits.enforce_eager,
         "trace": assignment.lengths_from,
         "load_s": context.load_s,
         "point": point.to_json(),
+        "launch": context.launch,
         **(context.idle_w or {}),
     }
     workload = point.workload
@@ -97,9 +101,11 @@ def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
     else:
         columns |= {
             "workload": "replay",
+            "stream_interval": limits.stream_interval,
             "trace": workload.trace,
             "rate_scale": workload.rate_scale,
             "capacity_share": workload.capacity_share,
+            "length_scale": workload.length_scale,
             "slice_start_s": workload.start_s,
             "slice_duration_s": workload.duration_s,
             "context_policy": workload.context_policy,
@@ -107,11 +113,29 @@ def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
     return columns
 
 
-def unmeasured_run(context: LaunchContext, assignment: Assignment, status: Status, reason: str) -> RunBundle:
-    """A run that has no energies, and says why."""
+def unmeasured_run(
+    context: LaunchContext, assignment: Assignment, status: Status, reason: str, partial: object = None
+) -> RunBundle:
+    """A run that has no energies, and says why.
+
+    Args:
+        partial: what was served of a replay before it was cut short (`Served`): its requests and steps are kept.
+    """
     energies = {domain: Energy.absent(f"run is {status}") for domain in ENERGY_DOMAINS}
-    columns = identity(context, assignment) | {"started_at": context.node.clock.utc()}
-    return RunBundle(RunRecord(**columns, status=status, reason=reason, energies=energies))
+    clock = context.node.clock
+    columns = identity(context, assignment) | {"started_at": clock.utc()}
+    details: tuple[WindowDetail, ...] = ()
+    if isinstance(partial, Served) and isinstance(assignment.point.workload, ReplayWorkload):
+        requests = partial.requests
+        columns["started_at"] -= timedelta(seconds=clock.monotonic_s() - partial.start_s)
+        finished = ~np.isnan(requests.finished_s)
+        columns |= latency_columns(requests) | {
+            "requests": int(finished.sum()),
+            "requests_unfinished": int((~finished).sum()),
+            "window_started_s": partial.start_s,
+        }
+        details = (WindowDetail("replay", partial.start_s, requests, partial.steps),)
+    return RunBundle(RunRecord(**columns, status=status, reason=reason, energies=energies), details)
 
 
 def warmup_run(
@@ -142,23 +166,25 @@ def batch_run(context: LaunchContext, assignment: Assignment, prefill: Measured,
         MeasurementError: the GPUs' energy cannot be believed.
     """
     uuids, batches = context.gpu_uuids, full.served.batches
-    full_energy, prefill_energy = full.energies(uuids), prefill.energies(uuids)
+    estimate = context.plan.rules.estimate_dram
+    full_energy, prefill_energy = full.energies(uuids, estimate), prefill.energies(uuids, estimate)
+    rest, rest_flags = full.rest(uuids, full_energy)
     energies: dict[str, Energy] = {
         "idle_gpus": _divided(full_energy.idle_gpus, batches),
-        "rest": Energy.absent(_NO_REST),
+        "rest": _divided(rest, batches),
     }
     for domain in METERED:
         energies[domain] = _divided(getattr(full_energy, domain), batches)
         energies[f"{domain}_prefill"] = _divided(getattr(prefill_energy, domain), prefill.served.batches)
-        energies[f"{domain}_decode"] = _difference(energies[domain], energies[f"{domain}_prefill"])
+        energies[f"{domain}_decode"] = _difference(energies[domain], energies[f"{domain}_prefill"], prefill is full)
     verdict = full.verdict(uuids).and_also(prefill.verdict(uuids))
     duration_s = full.window_s / batches
     composition = step_columns(full)
-    marginal = ("marginal_decode",) if composition["mixed_step_fraction"] else ()
-    columns = _window_columns(context, assignment, full, full_energy, verdict, marginal, duration_s, energies)
+    flags = rest_flags + (("marginal_decode",) if composition["mixed_step_fraction"] else ())
+    columns = _window_columns(context, assignment, full, full_energy, verdict, flags, duration_s, energies)
     columns |= composition | {
         "requests": len(full.served.requests),
-        "tokens_generated": tokens_generated(full),
+        **_token_columns(full),
         "batches_in_window": batches,
         "prefill_window_started_s": prefill.start_s,
         "prefill_window_s": prefill.window_s,
@@ -193,12 +219,13 @@ def replay_run(
         steady = steady_window(served, assignment.point.deployment.limits.max_sequences)
         if steady is not None:
             measured, flags = measured.part(*steady), ("steady_state_window",)
-    window = measured.energies(uuids)
+    window = measured.energies(uuids, context.plan.rules.estimate_dram)
     energies = {domain: getattr(window, domain) for domain in (*METERED, "idle_gpus")}
     for domain in METERED:
         for phase in ("prefill", "decode"):
             energies[f"{domain}_{phase}"] = Energy.absent("a replay mixes prefill and decode in the same steps")
-    energies["rest"] = Energy.absent(_NO_REST)
+    energies["rest"], rest_flags = measured.rest(uuids, window)
+    flags += rest_flags
     finished = ~np.isnan(served.requests.finished_s)
     if not finished.all():
         flags += ("drain_limit",)
@@ -212,7 +239,7 @@ def replay_run(
         inside = finished & (finished_s >= measured.start_s) & (finished_s <= measured.end_s)
     columns |= step_columns(measured) | {
         "requests": int(inside.sum()),
-        "tokens_generated": tokens_generated(measured),
+        **_token_columns(measured),
         "prompt_tokens": float(np.mean(schedule.prompt_tokens)),
         "generated_tokens": float(np.mean(schedule.generated_tokens)),
         "rate_scale": rate_scale,
@@ -240,6 +267,9 @@ def _window_columns(
     integral_j = window.gpu_power_integral_j
     if integral_j and window.gpu.energy_j and abs(integral_j / window.gpu.energy_j - 1.0) > _POWER_DISAGREEMENT:
         flags += ("power_integral_disagrees",)
+    unseen_j = window.gpu_sampling_bound_j
+    if unseen_j is None and window.gpu.energy_j is not None:
+        flags += ("sampling_unknown",)
     first_c, start_c = context.start_temperature_c, verdict.temperature_start_c
     if first_c is not None and start_c is not None and abs(start_c - first_c) > context.plan.rules.warm_drift_c:
         flags += ("temperature_drift",)
@@ -257,11 +287,19 @@ def _window_columns(
         "duration_s": duration_s,
         "energies": energies,
         "gpu_power_integral_j": None if integral_j is None else integral_j * duration_s / measured.window_s,
-        "gpu_gain_uncertainty": GPU_GAIN_UNCERTAINTY,
+        "gpu_sampling_bound_j": None if unseen_j is None else unseen_j * duration_s / measured.window_s,
+        "gpu_gain_uncertainty": None if window.gpu.energy_j is None else GPU_GAIN_UNCERTAINTY,
         "gpu_temperature_start_c": verdict.temperature_start_c,
         "gpu_temperature_max_c": verdict.temperature_max_c,
         "sm_clock_mean_mhz": verdict.sm_clock_mean_mhz,
     }
+
+
+def _token_columns(measured: Measured) -> dict[str, float | None]:
+    """Tokens of the window, and what the client's processors took for them."""
+    tokens, cpu_s = tokens_generated(measured), measured.served.client_cpu_s
+    per_1000 = None if cpu_s is None or tokens == 0 else 1000 * cpu_s / tokens
+    return {"tokens_generated": tokens, "client_cpu_s": cpu_s, "client_cpu_s_per_1000_tokens": per_1000}
 
 
 def _divided(energy: Energy, batches: int) -> Energy:
@@ -271,12 +309,15 @@ def _divided(energy: Energy, batches: int) -> Energy:
     return replace(energy, energy_j=energy.energy_j / batches, uncertainty_j=uncertainty_j)
 
 
-def _difference(total: Energy, part: Energy) -> Energy:
-    """total - part with the variances added; absent when either is."""
+def _difference(total: Energy, part: Energy, same_window: bool) -> Energy:
+    """total - part with the variances added, unless one window is both; absent when either is."""
     if total.energy_j is None or part.energy_j is None:
         return Energy.absent(total.reason or part.reason)
-    uncertainty_j = float(np.hypot(total.uncertainty_j or 0.0, part.uncertainty_j or 0.0))
-    return Energy(total.energy_j - part.energy_j, uncertainty_j, total.source)
+    uncertainty_j = 0.0 if same_window else float(np.hypot(total.uncertainty_j or 0.0, part.uncertainty_j or 0.0))
+    if total.source == part.source == "estimated":  # by one and the same figure
+        uncertainty_j = abs((total.uncertainty_j or 0.0) - (part.uncertainty_j or 0.0))
+    source: Source | None = "estimated" if "estimated" in (total.source, part.source) else total.source
+    return Energy(total.energy_j - part.energy_j, uncertainty_j, source)
 
 
 def _first_batch(measured: Measured, window: Window, gpu_uuids: tuple[str, ...]) -> WindowDetail:

@@ -1,18 +1,21 @@
 """Ask/tell: which launch to measure next. It sees runs and answers with points; it never touches hardware.
 
-Its state is what the store holds: a point's repetitions per environment. `tell` keeps it in step while a
-sweep runs; a new controller over the same store asks for exactly what is missing.
+Its state is what the store holds: a point's repetitions per environment, and those of its probes. `tell` keeps it
+in step while a sweep runs; a new controller over the same store asks for exactly what is missing. Probes come when
+nothing else is left for a host.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from harness.plan import Assignment, LaunchPlan, MeasurementRules
 from harness.points import Deployment, Environment, Point, content_id
-from harness.records import SETTLED
-from harness.space import Group, Space
+from harness.probes import choose_probes, probe_numbers
+from harness.records import INTERRUPTED, SETTLED
+from harness.space import Candidate, Group, Space
 from harness.statistics import repetitions_needed
 
 
@@ -36,6 +39,9 @@ class Outcome(Protocol):
 
     @property
     def status(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
 
     @property
     def gpu_energy_j(self) -> float | None: ...
@@ -75,23 +81,53 @@ class Standing:
         return self.infeasible or self.settled >= self.wanted
 
 
+_ALL_GROUPS = 5040
+"""A multiple of every number of groups of GPUs up to 10."""
+PointKey = tuple[str, str]
+"""point_id and environment_id: a point as it is measured somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStanding:
+    """How far the probes are: the points measured again, and their runs."""
+
+    points: tuple[PointKey, ...]
+    settled: int
+    wanted: int
+    given_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What a launch would take: `assignments`, all of `group`; `launch` is 0, or which probe launch it is."""
+
+    group: Group
+    environment_id: str
+    assignments: list[Assignment]
+    launch: int = 0
+
+
 class Controller:
     """Decides what is measured next, from the space of a sweep and the runs there are."""
 
     def __init__(self, sweep: str, space: Space, rules: MeasurementRules, seed: int) -> None:
         self._sweep, self._space, self._rules, self._seed = sweep, space, rules, seed
-        self._repetitions: dict[tuple[str, str], dict[int, _Repetition]] = defaultdict(dict)
-        self._recorded_infeasible: set[tuple[str, str]] = set()
+        self._repetitions: dict[PointKey, dict[int, _Repetition]] = defaultdict(dict)
+        self._probes: dict[PointKey, dict[int, _Repetition]] = defaultdict(dict)
+        self._recorded_infeasible: set[PointKey] = set()
         self._in_flight: set[tuple[str, str]] = set()
 
     def tell(self, outcomes: Iterable[Outcome]) -> None:
-        """Take note of runs, in any order; warm-ups and probes do not count as repetitions."""
+        """Take note of runs, in any order; neither warm-ups nor probes count as a sweep's repetitions."""
+        states = {"sweep": self._repetitions, "probe": self._probes}
         for outcome in outcomes:
             key = (outcome.point_id, outcome.environment_id)
+            if outcome.reason == INTERRUPTED:
+                continue
             if outcome.status == "infeasible":
                 self._recorded_infeasible.add(key)
-            elif outcome.purpose == "sweep":
-                state = self._repetitions[key].setdefault(outcome.repetition, _Repetition())
+            elif outcome.purpose in states:
+                state = states[outcome.purpose][key].setdefault(outcome.repetition, _Repetition())
                 if outcome.status in SETTLED:
                     state.settled, state.gpu_energy_j = True, outcome.gpu_energy_j
                 state.attempts = max(state.attempts, outcome.attempt)
@@ -101,19 +137,31 @@ class Controller:
 
         The launch is in flight until `finished` is called with it.
         """
-        for group, environment_id, assignments in self._open_groups(host):
-            self._in_flight.add((group.deployment.deployment_id, environment_id))
+        for item in chain(self._open_groups(host), self._open_probes(host)):
+            deployment, assignments = item.group.deployment, item.assignments
+            self._in_flight.add((deployment.deployment_id, item.environment_id))
             points = {assignment.point.point_id for assignment in assignments}
             attempt = max(assignment.attempt for assignment in assignments)
             return LaunchPlan(
                 sweep=self._sweep,
-                deployment=group.deployment,
+                deployment=deployment,
                 assignments=tuple(assignments),
                 rules=self._rules,
-                seed=int(content_id([self._seed, group.deployment.deployment_id, attempt, len(assignments)], 12), 16),
+                seed=self._launch_seed(deployment, attempt, len(assignments), item.launch),
                 schedules={key: value for key, value in self._space.schedules.items() if key in points},
             )
         return None
+
+    def _launch_seed(self, deployment: Deployment, attempt: int, assignments: int, probe_launch: int) -> int:
+        """Of probe launches successive ones, from an even one: `board_group` gives two of them each board.
+
+        A probe launch that is tried again has another seed and the same board.
+        """
+        content = [self._seed, deployment.deployment_id]
+        if probe_launch:
+            base = int(content_id([*content, "probe"], 12), 16)
+            return 2 * (base + _ALL_GROUPS * (attempt - 1)) + probe_launch - 1
+        return 2 * int(content_id([*content, attempt, assignments], 12), 16)
 
     def finished(self, plan: LaunchPlan, host: Host) -> None:
         """The launch has ended, however it did."""
@@ -122,21 +170,22 @@ class Controller:
 
     def preview(self, host: Host, points: int) -> Iterator[tuple[Point, str, int]]:
         """The next points for a host, why each was picked, and how many repetitions it lacks."""
-        for group, _, assignments in self._open_groups(host):
-            missing = Counter(assignment.point.point_id for assignment in assignments)
-            for candidate in group.candidates:
+        for item in chain(self._open_groups(host), self._open_probes(host)):
+            missing = Counter(assignment.point.point_id for assignment in item.assignments)
+            for candidate in item.group.candidates:
                 if points <= 0:
                     return
                 if count := missing[candidate.point.point_id]:
                     points -= 1
-                    yield candidate.point, candidate.why, count
+                    why = f"probe launch {item.launch}: spread of launches and boards" if item.launch else candidate.why
+                    yield candidate.point, why, count
 
     def remaining(self, hosts: Iterable[Host]) -> int:
-        """Repetitions still to be taken by these hosts together; equal environments count once."""
+        """Repetitions still to be taken by these hosts together, probes included; equal environments count once."""
         wanted: set[tuple[str, str, int]] = set()
         for host in hosts:
-            for _, environment_id, assignments in self._open_groups(host):
-                wanted |= {(item.point.point_id, environment_id, item.repetition) for item in assignments}
+            for item in chain(self._open_groups(host), self._open_probes(host)):
+                wanted |= {(one.point.point_id, item.environment_id, one.repetition) for one in item.assignments}
         return len(wanted)
 
     def infeasible(self, host: Host) -> Iterator[tuple[Assignment, str]]:
@@ -165,6 +214,61 @@ class Controller:
             infeasible=bool(host.obstacle(point)),
         )
 
+    def probe_standing(self, hosts: Iterable[Host]) -> ProbeStanding:
+        """How far the probes of these hosts are; equal environments count once."""
+        points: dict[PointKey, None] = {}
+        for host in hosts:
+            for environment_id, group in self._probe_groups(host).items():
+                points |= {(item.point.point_id, environment_id): None for item in group.candidates}
+        numbers = [number for launch in self._probe_launches for number in probe_numbers(launch)]
+        states = [self._probes[key].get(number, _Repetition()) for key in points for number in numbers]
+        return ProbeStanding(
+            points=tuple(points),
+            settled=sum(state.settled for state in states),
+            wanted=len(states),
+            given_up=sum(not state.settled and state.attempts >= self._rules.max_attempts for state in states),
+        )
+
+    @property
+    def _probe_launches(self) -> range:
+        return range(1, self._rules.probes.launches + 1)
+
+    def _probe_groups(self, host: Host) -> dict[str, Group]:
+        """What to probe on a host in each of its environments."""
+        found: dict[str, list[Group]] = defaultdict(list)
+        for group in self._space.groups if self._rules.probes.points else ():
+            if host.hosts(group.deployment):
+                found[host.environment(group.deployment).environment_id].append(group)
+        probed: dict[str, Group] = {}
+        for environment_id, groups in found.items():
+
+            def fit(point: Point, environment_id: str = environment_id) -> bool:
+                return not host.obstacle(point) and not self._is_lost(point, environment_id)
+
+            if (chosen := choose_probes(groups, self._rules.probes.points, fit)) is not None:
+                probed[environment_id] = chosen
+        return probed
+
+    def _is_lost(self, point: Point, environment_id: str) -> bool:
+        """Whether it was tried as often as the rules allow, and never settled."""
+        known = self._repetitions.get((point.point_id, environment_id), {}).values()
+        tried = any(state.attempts >= self._rules.max_attempts for state in known)
+        return tried and not any(state.settled for state in known)
+
+    def _open_probes(self, host: Host) -> Iterator[_Open]:
+        """Probe launches with something left to take, in order."""
+        for environment_id, group in self._probe_groups(host).items():
+            if (group.deployment.deployment_id, environment_id) in self._in_flight:
+                continue
+            for launch in self._probe_launches:
+                assignments: list[Assignment] = []
+                for candidate in group.candidates:
+                    known = self._probes.get((candidate.point.point_id, environment_id), {})
+                    missing = self._missing(candidate, known, probe_numbers(launch))
+                    assignments += [replace(assignment, purpose="probe") for assignment in missing]
+                if assignments:
+                    yield _Open(group, environment_id, assignments, launch)
+
     def _wanted(self, known: Mapping[int, _Repetition]) -> int:
         """Repetitions that make a point done: those of the rules, and more while their spread misses the target."""
         rules = self._rules
@@ -178,24 +282,26 @@ class Controller:
             rules.repetitions,
         )
 
-    def _open_groups(self, host: Host) -> Iterator[tuple[Group, str, list[Assignment]]]:
+    def _open_groups(self, host: Host) -> Iterator[_Open]:
         for group in self._space.groups:
             if not host.hosts(group.deployment):
                 continue
             environment_id = host.environment(group.deployment).environment_id
             if (group.deployment.deployment_id, environment_id) in self._in_flight:
                 continue
-            assignments = list(self._pending(group, environment_id, host.obstacle))
+            assignments: list[Assignment] = []
+            for candidate in group.candidates:
+                if not host.obstacle(candidate.point):
+                    known = self._repetitions.get((candidate.point.point_id, environment_id), {})
+                    assignments += self._missing(candidate, known, range(1, self._wanted(known) + 1))
             if assignments:
-                yield group, environment_id, assignments
+                yield _Open(group, environment_id, assignments)
 
-    def _pending(self, group: Group, environment_id: str, obstacle: Callable[[Point], str]) -> Iterator[Assignment]:
-        for candidate in group.candidates:
-            point = candidate.point
-            if obstacle(point):
-                continue
-            known = self._repetitions.get((point.point_id, environment_id), {})
-            for repetition in range(1, self._wanted(known) + 1):
-                state = known.get(repetition, _Repetition())
-                if not state.settled and state.attempts < self._rules.max_attempts:
-                    yield Assignment(point, repetition, state.attempts + 1, lengths_from=candidate.lengths_from)
+    def _missing(
+        self, candidate: Candidate, known: Mapping[int, _Repetition], numbers: Iterable[int]
+    ) -> Iterator[Assignment]:
+        """The repetitions of these numbers that are neither settled nor given up."""
+        for repetition in numbers:
+            state = known.get(repetition, _Repetition())
+            if not state.settled and state.attempts < self._rules.max_attempts:
+                yield Assignment(candidate.point, repetition, state.attempts + 1, lengths_from=candidate.lengths_from)

@@ -9,7 +9,13 @@ HarnessError                      exit code 1
 |   `-- WindowTooShort            not enough counter updates around the window
 |-- EngineError                   the run becomes failed, with the log's tail
 |   |-- EngineUnavailable         no such engine here
-|   |-- LaunchFailed
+|   |-- LaunchFailed              it did not become ready
+|   |   |-- WeightsUnavailable    gated without a token, or not there
+|   |   |-- DiskTooSmall
+|   |   |-- WeightsOutOfMemory    the weights do not fit the GPU
+|   |   |-- KvCacheOutOfMemory    what they leave holds no sequence of the asked context
+|   |   |-- PortTaken
+|   |   `-- VersionUnsupported
 |   |-- EngineCrashed
 |   |-- EngineHung
 |   `-- WrongTokenCount
@@ -75,10 +81,11 @@ class EngineError(HarnessError):
         message: one line.
         log_tail: the last lines of the engine's log, if any.
         log_path: where the whole log lies, if anywhere.
+        partial: a `harness.engines.base.Served` of what was served until then, or None.
     """
 
-    def __init__(self, message: str, log_tail: str = "", log_path: str = "") -> None:
-        self.log_tail, self.log_path = log_tail, log_path
+    def __init__(self, message: str, log_tail: str = "", log_path: str = "", partial: object = None) -> None:
+        self.log_tail, self.log_path, self.partial = log_tail, log_path, partial
         super().__init__(message)
 
 
@@ -88,6 +95,30 @@ class EngineUnavailable(EngineError):
 
 class LaunchFailed(EngineError):
     """The engine did not become ready."""
+
+
+class WeightsUnavailable(LaunchFailed):
+    """The weights are gated and no token was given, or they are not where they should be."""
+
+
+class DiskTooSmall(LaunchFailed):
+    """No space left for weights, caches or logs."""
+
+
+class WeightsOutOfMemory(LaunchFailed):
+    """The weights do not fit into the GPU's memory."""
+
+
+class KvCacheOutOfMemory(LaunchFailed):
+    """What the weights leave of the memory does not hold one sequence of the asked context."""
+
+
+class PortTaken(LaunchFailed):
+    """Another process listens where the engine was to."""
+
+
+class VersionUnsupported(LaunchFailed):
+    """The engine does not know an argument, or lacks a way in, that the harness needs."""
 
 
 class EngineCrashed(EngineError):
@@ -115,6 +146,15 @@ class UnreadableFile(StoreError):
 
 
 class Interrupted(HarnessError):
-    """A person or the system asked to stop; running the command again resumes."""
+    """A person or the system asked to stop; running the command again resumes.
+
+    Args:
+        message: who asked.
+        partial: a `harness.engines.base.Served` of a replay cut short, or None.
+    """
 
     exit_code = 130
+
+    def __init__(self, message: str = "", partial: object = None) -> None:
+        self.partial = partial
+        super().__init__(message)

@@ -16,16 +16,16 @@ import numpy as np
 
 from harness.assemble import LaunchContext, batch_run, replay_run, unmeasured_run, warmup_run
 from harness.engines.base import Engine, Served
-from harness.errors import EngineCrashed, EngineError, EngineHung, MeasurementError, WindowTooShort
+from harness.errors import EngineCrashed, EngineError, EngineHung, Interrupted, MeasurementError, WindowTooShort
 from harness.happened import check_token_counts
 from harness.measured import Baselines, Measured
 from harness.meters.target import next_window_s
 from harness.node import Node
 from harness.plan import Assignment, LaunchPlan
 from harness.points import BatchWorkload, Point, ReplayWorkload
-from harness.records import RunBundle
+from harness.prompts import request_seed
+from harness.records import INTERRUPTED, RunBundle
 from harness.replay import measure_capacity, resolved_schedule
-from harness.workload.requests import request_seed
 
 _COUNTER_PERIOD_S = 0.1
 _WINDOW_MARGIN = 1.05
@@ -151,10 +151,14 @@ class _Launch:
             except MeasurementError as error:
                 bundle = unmeasured_run(self._context, assignment, "invalid", _measurement_reason(error))
             except EngineError as error:
-                yield unmeasured_run(self._context, assignment, "failed", _engine_reason(error))
+                yield unmeasured_run(self._context, assignment, "failed", _engine_reason(error), error.partial)
                 if isinstance(error, EngineCrashed | EngineHung):
                     return
                 continue
+            except Interrupted as error:
+                if error.partial is not None:
+                    yield unmeasured_run(self._context, assignment, "failed", INTERRUPTED, error.partial)
+                raise
             if self._context.start_temperature_c is None:
                 self._context = replace(self._context, start_temperature_c=bundle.run.gpu_temperature_start_c)
             yield bundle
@@ -219,6 +223,7 @@ class _Launch:
             WindowTooShort: batches vary so much that no window was long enough.
         """
         rules = self._plan.rules
+        long_enough: Measured | None = None
         for attempt in range(_WINDOW_ATTEMPTS):
             batches = max(1, int(np.ceil(window_s * _WINDOW_MARGIN / batch_s)))
             work = self._engine.prepare_batches(workload, batches, seed + attempt * _SEED_STRIDE)
@@ -229,9 +234,12 @@ class _Launch:
                 continue
             energy = measured.energies(self._engine.gpu_uuids).gpu
             longer_s = next_window_s(energy, measured.window_s, rules.uncertainty, rules.window_limit_s)
-            if longer_s is None or attempt == _WINDOW_ATTEMPTS - 1:
-                return measured, batch_s
+            long_enough = measured
+            if longer_s is None:
+                break
             window_s = longer_s
+        if long_enough is not None:
+            return long_enough, batch_s
         raise WindowTooShort(f"{_WINDOW_ATTEMPTS} windows in a row ended before {window_s:g} s: batches vary too much")
 
     def _replay_repetition(self, assignment: Assignment, workload: ReplayWorkload) -> RunBundle:

@@ -2,9 +2,10 @@
 
 The memory model is the engines' own: weights, then a reserve for activations, then the KV cache in what is
 left of `MEMORY_UTILISATION` (vLLM's `--gpu-memory-utilization`). It is an estimate; an engine may still refuse.
+On a node without GPUs memory is not judged: what an engine may take of the host's is not known beforehand.
 """
 
-from harness.points import KV_BITS, BatchWorkload, Deployment, GpuSpec, ModelShape, Point
+from harness.points import KV_BITS, NO_GPU, BatchWorkload, Deployment, GpuSpec, ModelShape, NodeSpec, Point
 from harness.units import BYTES_PER_GIB
 
 MEMORY_UTILISATION = 0.9
@@ -55,12 +56,23 @@ def kv_cache_tokens(deployment: Deployment, gpu: GpuSpec) -> int:
     return int(free // per_token)
 
 
-def deployment_obstacle(deployment: Deployment, gpu: GpuSpec, node_gpus: int) -> str:
-    """Why the deployment cannot run on a node, as one line, or "" when it can."""
+def node_obstacle(point: Point, node: NodeSpec) -> str:
+    """Why the point cannot run on a node of its kind, as one line, or "" when it can."""
+    return point_obstacle(point, node.gpu, node.places)
+
+
+def deployment_obstacle(deployment: Deployment, gpu: GpuSpec | None, places: int) -> str:
+    """Why the deployment cannot run on a node, as one line, or "" when it can.
+
+    Args:
+        gpu: of the node; None: it has none.
+        places: how many engine ranks it may hold, one for each GPU.
+    """
     model, limits = deployment.model, deployment.limits
     tp, pp = deployment.tensor_parallel, deployment.pipeline_parallel
-    if deployment.gpus > node_gpus:
-        return f"needs {deployment.gpus} GPUs (tp {tp} x pp {pp}), the node has {node_gpus}"
+    if deployment.gpus > places:
+        what = "engine ranks" if gpu is None else "GPUs"
+        return f"needs {deployment.gpus} {what} (tp {tp} x pp {pp}), the node has {places}"
     if model.heads % tp:
         return f"tp {tp} does not divide the {model.heads} attention heads"
     if model.intermediate_size % tp:
@@ -69,15 +81,35 @@ def deployment_obstacle(deployment: Deployment, gpu: GpuSpec, node_gpus: int) ->
         return f"tp {tp} and the {model.kv_heads} KV heads do not divide one another"
     if pp > model.layers:
         return f"pp {pp} exceeds the {model.layers} layers"
-    if limits.engine == "sarathi" and model.layers % pp:
-        return f"sarathi needs pp {pp} to divide the {model.layers} layers"
-    if limits.engine == "sarathi" and model.kv_heads % tp:
-        return f"sarathi needs tp {tp} to divide the {model.kv_heads} KV heads"
-    if limits.engine == "vllm" and limits.token_budget < limits.max_sequences:
-        return f"vllm needs a token budget ({limits.token_budget}) of at least its {limits.max_sequences} sequences"
+    obstacle = _engine_obstacle(deployment)
+    if obstacle:
+        return obstacle
     if limits.max_context_tokens > model.max_context_tokens:
         return f"context {limits.max_context_tokens} exceeds the model's {model.max_context_tokens}"
-    return _memory_obstacle(deployment, gpu)
+    return "" if gpu is None else _memory_obstacle(deployment, gpu)
+
+
+def _engine_obstacle(deployment: Deployment) -> str:
+    """What this engine cannot do and another may."""
+    model, limits = deployment.model, deployment.limits
+    tp, pp = deployment.tensor_parallel, deployment.pipeline_parallel
+    if limits.engine == "vllm" and limits.token_budget < limits.max_sequences:
+        return f"vllm needs a token budget ({limits.token_budget}) of at least its {limits.max_sequences} sequences"
+    if limits.engine == "transformers" and deployment.gpus > 1:
+        return f"transformers serves tp 1 x pp 1 only, not tp {tp} x pp {pp}"
+    if limits.engine in ("sarathi", "transformers") and deployment.bits < KV_BITS:
+        return f"{limits.engine} serves no weights of {deployment.bits} bits"
+    if limits.engine != "sarathi":
+        return ""
+    if deployment.gpu == NO_GPU:
+        return "sarathi computes on GPUs only"
+    if model.layers % pp:
+        return f"sarathi needs pp {pp} to divide the {model.layers} layers"
+    if model.kv_heads % tp:
+        return f"sarathi needs tp {tp} to divide the {model.kv_heads} KV heads"
+    if model.head_dim * model.heads != model.hidden_size:
+        return f"sarathi needs heads of hidden size / heads, {model.name} has heads of {model.head_dim}"
+    return ""
 
 
 def _memory_obstacle(deployment: Deployment, gpu: GpuSpec) -> str:
@@ -94,9 +126,9 @@ def _memory_obstacle(deployment: Deployment, gpu: GpuSpec) -> str:
     )
 
 
-def point_obstacle(point: Point, gpu: GpuSpec, node_gpus: int) -> str:
-    """Why the point cannot run on a node, as one line, or "" when it can."""
-    obstacle = deployment_obstacle(point.deployment, gpu, node_gpus)
+def point_obstacle(point: Point, gpu: GpuSpec | None, places: int) -> str:
+    """Why the point cannot run on a node, as one line, or "" when it can; arguments as of `deployment_obstacle`."""
+    obstacle = deployment_obstacle(point.deployment, gpu, places)
     if obstacle or not isinstance(point.workload, BatchWorkload):
         return obstacle
     workload, limits = point.workload, point.deployment.limits
@@ -105,6 +137,8 @@ def point_obstacle(point: Point, gpu: GpuSpec, node_gpus: int) -> str:
         return f"{context} tokens per request exceed the context of {limits.max_context_tokens}"
     if workload.batch_size > limits.max_sequences:
         return f"batch {workload.batch_size} exceeds the engine's {limits.max_sequences} sequences"
+    if gpu is None:
+        return ""
     tokens = kv_cache_tokens(point.deployment, gpu)
     if workload.batch_size * context > tokens:
         return f"batch needs {workload.batch_size * context} tokens of KV cache, {tokens} fit: it would run in waves"

@@ -144,12 +144,15 @@ def foreign_cores(hosts: Sequence[HostState]) -> float | None:
     return foreign_s / span_s if span_s > 0 else None
 
 
-def busy_reasons(states: Sequence[GpuState], hosts: Sequence[HostState], processors: int) -> tuple[str, ...]:
+def busy_reasons(
+    states: Sequence[GpuState], hosts: Sequence[HostState], processors: int, most_cores: float | None = None
+) -> tuple[str, ...]:
     """Why a node is not free to measure, before anything of ours is launched on it; empty where it is free.
 
     Args:
         states: one or more of each GPU; hosts: two or more, a second or so apart.
         processors: how many the node has.
+        most_cores: so many processors others may keep busy; None: `BUSY_CPU_SHARE` of them, and `FOREIGN_CPU_CORES`.
     """
     reasons: dict[str, None] = {}
     for state in states:
@@ -160,7 +163,10 @@ def busy_reasons(states: Sequence[GpuState], hosts: Sequence[HostState], process
         elif used_gib > BUSY_MEMORY_GIB:
             reasons[f"{used_gib:.1f} GiB of {state.device} are in use by a process that is not shown"] = None
     cores = foreign_cores(hosts)
-    most = max(FOREIGN_CPU_CORES, BUSY_CPU_SHARE * processors)
+    most = max(FOREIGN_CPU_CORES, BUSY_CPU_SHARE * processors) if most_cores is None else most_cores
     if cores is not None and cores > most:
         reasons[f"others keep {cores:.1f} of {processors} processors busy; up to {most:.1f} are let pass"] = None
+    limits_w = sorted({state.power_limit_w for state in states if state.power_limit_w is not None})
+    if len(limits_w) > 1:
+        reasons[f"its GPUs have different power limits: {', '.join(f'{limit_w:g}' for limit_w in limits_w)} W"] = None
     return tuple(reasons)

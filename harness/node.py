@@ -9,7 +9,7 @@ from harness.points import Deployment, Environment, NodeSpec, Source
 
 
 class Node(Protocol):
-    """One machine with GPUs."""
+    """One machine, with GPUs or without."""
 
     @property
     def name(self) -> str: ...
@@ -22,6 +22,15 @@ class Node(Protocol):
 
     @property
     def clock(self) -> Clock: ...
+
+    @property
+    def processor(self) -> str:
+        """Name of its processors."""
+        ...
+
+    def busy(self) -> tuple[str, ...]:
+        """Why it is not free to measure now, from one look of a second; empty where it is. No engine may be up."""
+        ...
 
     def environment(self, deployment: Deployment) -> Environment:
         """What `deployment` would run in, found without launching it."""
@@ -38,3 +47,11 @@ class Node(Protocol):
             EngineError: it did not become ready; nothing is left running.
         """
         ...
+
+
+def board_group(seed: int, groups: int) -> int:
+    """Which of a node's `groups` of GPUs a launch takes: boards differ, so launches go round them by seed.
+
+    Two successive seeds, from an even one, share a group, so that a launch can be told from a board.
+    """
+    return seed // 2 % groups

@@ -8,6 +8,19 @@ from harness.records import Purpose
 
 
 @dataclass(frozen=True, slots=True)
+class Probes:
+    """Points measured again on purpose, so that the spread between launches and between boards is known (rule 22).
+
+    Attributes:
+        points: batch points to measure again in each environment; 0: none.
+        launches: further launches to measure them in.
+    """
+
+    points: int = 0
+    launches: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class MeasurementRules:
     """How a repetition is measured.
 
@@ -22,7 +35,12 @@ class MeasurementRules:
         spin_s: wait between the last work and the loaded baseline: engine workers spin for about 1 s after
             the last message (measurement rule 17).
         max_attempts: tries at one repetition before it is given up.
+        estimate_dram: where no counter shows DRAM, estimate it by its size, marked so (measurement rule 12).
+        foreign_cores: a node is busy, and skipped, while others keep more processors at work than this; None: more
+            than one, and more than a tenth of them.
+        node_power: what reads the whole node's power: "" nothing, `ipmi`, or the address of a Redfish service.
         warm_drift_c: a start temperature this far from the launch's first one is flagged (rule 23).
+        probes: what is measured again once the points are done.
     """
 
     repetitions: int = 5
@@ -34,7 +52,11 @@ class MeasurementRules:
     idle_s: float = 5.0
     spin_s: float = 2.0
     max_attempts: int = 3
+    estimate_dram: bool = False
+    node_power: str = ""
+    foreign_cores: float | None = None
     warm_drift_c: float = 10.0
+    probes: Probes = Probes()
 
 
 @dataclass(frozen=True, slots=True)

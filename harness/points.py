@@ -16,7 +16,10 @@ Source = Literal["measured", "estimated", "simulated"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+StrArray = npt.NDArray[np.str_]
 BITS_PER_BYTE = 8
+NO_GPU = "none"
+"""The kind of GPU of a node without any: engines compute on its processors."""
 KV_BITS = 16
 """The KV cache is kept in 16 bits, whatever the weights' width (the default of both engines)."""
 
@@ -98,12 +101,27 @@ class CpuSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """A kind of node: how many GPUs of which kind, beside which processors."""
+    """A kind of node: how many GPUs of which kind, beside which processors.
+
+    Without GPUs, `gpu` and `cpu` are None: nothing is supposed of the processors that are found. `ranks` are then the
+    engine ranks (tp x pp) that it may hold; elsewhere there is one for each GPU.
+    """
 
     kind: str
-    gpu: GpuSpec
+    gpu: GpuSpec | None
     gpus: int
-    cpu: CpuSpec
+    cpu: CpuSpec | None
+    ranks: int = 0
+
+    @property
+    def gpu_kind(self) -> str:
+        """`none` without GPUs."""
+        return NO_GPU if self.gpu is None else self.gpu.kind
+
+    @property
+    def places(self) -> int:
+        """How many engine ranks it may hold."""
+        return self.gpus or self.ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,8 @@ class EngineLimits:
     max_sequences: int
     max_context_tokens: int
     enforce_eager: bool = False
+    stream_interval: int = 1
+    """Tokens per streamed chunk of a replay's answers: each costs the server's processors something (rule 21)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +155,7 @@ class Deployment:
 
     @property
     def gpus(self) -> int:
+        """GPUs that it holds; on a node without GPUs, its ranks."""
         return self.tensor_parallel * self.pipeline_parallel
 
     @property
@@ -172,7 +193,8 @@ class ReplayWorkload:
 
     `rate_scale` multiplies the arrival rate; with `capacity_share` the scale is instead found per
     launch, so that the slice's mean rate is that share of what the deployment can take.
-    `context_policy` names the rule by which requests over the context were clipped.
+    `context_policy` names the rule by which requests over the context were clipped. `length_scale` multiplies the
+    trace's prompt and generated tokens, rounded up, before that.
     """
 
     trace: str
@@ -183,11 +205,13 @@ class ReplayWorkload:
     drain_s: float
     rate_scale: float | None = 1.0
     capacity_share: float | None = None
+    length_scale: float = 1.0
 
     @property
     def label(self) -> str:
         rate = f"capacity:{self.capacity_share:g}" if self.capacity_share else f"x{self.rate_scale:g}"
-        return f"replay {self.trace} {self.start_s:g}s+{self.duration_s:g}s {rate}"
+        lengths = "" if self.length_scale == 1.0 else f" lengths x{self.length_scale:g}"
+        return f"replay {self.trace} {self.start_s:g}s+{self.duration_s:g}s {rate}{lengths}"
 
 
 Workload = BatchWorkload | ReplayWorkload
@@ -218,7 +242,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What may not be mixed: runs of two environments are not repetitions of one another."""
+    """What may not be mixed: runs of two environments are not repetitions of one another.
+
+    `processor` is what computes on a node without GPUs; elsewhere it is empty.
+    """
 
     source: Source
     node_kind: str
@@ -228,10 +255,14 @@ class Environment:
     engine: str
     engine_version: str
     power_limit_w: float | None
+    processor: str = ""
 
     @property
     def environment_id(self) -> str:
-        return content_id(asdict(self), 12)
+        content = asdict(self)
+        if not self.processor:
+            del content["processor"]
+        return content_id(content, 12)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,9 @@ ENERGY_DOMAINS = (
 SETTLED: tuple[Status, ...] = ("ok", "saturated")
 """Statuses of a repetition that need not be taken again."""
 
+INTERRUPTED = "interrupted while it was measured"
+"""Reason of a run that a person or the system cut short: it counts as no try at its repetition."""
+
 
 @dataclass(frozen=True, slots=True)
 class Energy:
@@ -55,7 +58,7 @@ class RunRecord:
     point_id: str = _col("hash of the point's content")
     environment_id: str = _col("hash of what may not be mixed: node kind, GPU, driver, engine version, power limit")
     launch_id: str = _col("one life of the engine process; empty where none was launched")
-    repetition: int = _col("1 to 5; 0 for a warm-up or an infeasible point")
+    repetition: int = _col("from 1; from 1001 for probes; 0 for a warm-up or an infeasible point")
     attempt: int = _col("1, 2, ... tries at the same repetition")
     purpose: Purpose = _col("sweep, probe (re-measured on purpose) or warmup")
     status: Status = _col("ok, invalid, failed, infeasible or saturated")
@@ -65,10 +68,10 @@ class RunRecord:
     source: Source = _col("measured or simulated: the kind of node that ran it; the two never share a folder")
     node: str = _col("host that measured")
     node_kind: str = _col("kind of node, such as dgx-h100")
-    gpu: str = _col("kind of GPU, such as h100")
+    gpu: str = _col("kind of GPU, such as h100; none on a node without GPUs")
     gpu_name: str = _col("the board's own name")
     gpu_uuids: tuple[str, ...] = _col("GPUs that the engine held", ())
-    n_gpus: int = _col("how many GPUs the engine holds: tp x pp")
+    n_gpus: int = _col("how many GPUs the engine holds: tp x pp; 0 on a node without GPUs")
     cpu: str = _col("processor of the node")
     driver_version: str = _col("GPU driver")
     power_limit_w: float | None = _col("power limit of one GPU, W", None)
@@ -85,6 +88,8 @@ class RunRecord:
     token_budget: int = _col("tokens that one engine step may hold")
     max_sequences: int = _col("sequences that one engine step may hold")
     max_context_tokens: int = _col("context limit of the deployment, tokens")
+    enforce_eager: bool = _col("whether CUDA graphs are off")
+    stream_interval: int | None = _col("tokens per streamed chunk of a replay; null where nothing is streamed", None)
     workload: str = _col("batch or replay")
     trace: str = _col("trace of a replay, or the trace a batch's lengths were drawn from", "")
     batch_size: int | None = _col("requests of a batch; null in a replay", None)
@@ -95,6 +100,7 @@ class RunRecord:
     rate_scale: float | None = _col("factor on the trace's arrival rate", None)
     capacity_share: float | None = _col("asked share of the measured capacity, if the rate was so given", None)
     capacity_requests_per_s: float | None = _col("request rate the deployment takes when saturated, per launch", None)
+    length_scale: float | None = _col("factor on the trace's prompt and generated tokens; null in a batch", None)
     slice_start_s: float | None = _col("where the replayed slice starts in the trace, s", None)
     slice_duration_s: float | None = _col("length of the slice in the trace, s", None)
     context_policy: str = _col("rule for requests over the context", "")
@@ -122,10 +128,13 @@ class RunRecord:
     latency_mean_s: float | None = _col("scheduled arrival to last token, mean, s", None)
     formation_mean_s: float | None = _col("batch formation: scheduled arrival to the first step, mean, s", None)
     lag_p99_s: float | None = _col("sent behind the schedule, 99th percentile, s", None)
+    client_cpu_s: float | None = _col("CPU time that sending and receiving took in the window, s", None)
+    client_cpu_s_per_1000_tokens: float | None = _col("the same for each 1,000 tokens generated, s", None)
 
     energies: Mapping[str, Energy] = _col("four columns for each energy domain")
     gpu_energy_by_gpu_j: tuple[float, ...] = _col("gpu_energy_j of each GPU, in the order of gpu_uuids", ())
     gpu_power_integral_j: float | None = _col("integral of the power traces, in the unit of gpu_energy_j", None)
+    gpu_sampling_bound_j: float | None = _col("how far off gpu_energy_j may be if GPUs sample, J; null: unknown", None)
     gpu_gain_uncertainty: float | None = _col("systematic uncertainty of the boards' gain, a fraction", None)
     gpu_net_energy_j: float | None = _col("gpu_energy_j less loaded idle over duration_s; may be negative", None)
     cpu_net_energy_j: float | None = _col("cpu_energy_j less loaded idle over duration_s; may be negative", None)
@@ -140,6 +149,7 @@ class RunRecord:
     gpu_temperature_max_c: float | None = _col("hottest of the engine's GPUs in the window, deg C", None)
     sm_clock_mean_mhz: float | None = _col("mean SM clock of the engine's GPUs, MHz", None)
     point: str = _col("the point's content as JSON")
+    launch: str = _col("argv, environment and resolved configuration of the engine as JSON; empty if simulated", "")
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:

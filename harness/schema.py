@@ -26,6 +26,7 @@ _ARROW_TYPES: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),
     float: pa.float64(),
+    bool: pa.bool_(),
     datetime: pa.timestamp("us", tz="UTC"),
     tuple[str, ...]: pa.list_(pa.string()),
     tuple[float, ...]: pa.list_(pa.float64()),
@@ -89,9 +90,13 @@ DETAIL_COLUMNS: dict[str, dict[str, tuple[pa.DataType, str]]] = {
         ("admitted_s", pa.float64(), "start of the first step that held it, s; null: never"),
         ("first_token_s", pa.float64(), "first token, s; null: never"),
         ("finished_s", pa.float64(), "last token, s; null: never"),
+        ("queue_s", pa.float64(), "inside the engine: from its arrival there until admitted, s"),
+        ("prefill_s", pa.float64(), "inside the engine: from admitted to the first token, s"),
+        ("decode_s", pa.float64(), "inside the engine: from the first token to the last, s"),
         ("prompt_tokens", pa.int32(), "prompt tokens, counted by the engine"),
         ("generated_tokens", pa.int32(), "generated tokens, counted by the engine"),
         ("asked_tokens", pa.int32(), "generated tokens that were asked for"),
+        ("outcome", pa.string(), "finished, refused, lost, timeout (drain limit), aborted or malformed"),
     ),
     "iterations": _detail(
         ("batch_index", pa.int32(), "which batch of the window"),
@@ -183,9 +188,13 @@ def _request_columns(detail: WindowDetail) -> dict[str, Any]:
         "admitted_s": requests.admitted_s - detail.start_s,
         "first_token_s": requests.first_token_s - detail.start_s,
         "finished_s": requests.finished_s - detail.start_s,
+        "queue_s": requests.queue_s,
+        "prefill_s": requests.prefill_s,
+        "decode_s": requests.decode_s,
         "prompt_tokens": requests.prompt_tokens,
         "generated_tokens": requests.generated_tokens,
         "asked_tokens": requests.asked_tokens,
+        "outcome": requests.outcome,
     }
 
 

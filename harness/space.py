@@ -82,11 +82,13 @@ def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
         BadInput: a trace that cannot be read, a slice without requests.
     """
     deployments = spread_out(sweep.deployments)
-    names = [space.trace for space in sweep.batches if space.trace] + [spec.trace for spec in sweep.replays]
+    asked = [(space.trace, space.place) for space in sweep.batches if space.trace]
+    asked += [(spec.trace, spec.place) for spec in sweep.replays]
     traces: dict[str, Trace] = {}
-    for name in dict.fromkeys(names):
-        with _named(f"{sweep.path}: trace {name}"):
-            traces[name] = find_trace(name)
+    for name, place in asked:
+        if name not in traces:
+            with _named(f"{place}.trace" if place else f"{sweep.path}: trace {name}"):
+                traces[name] = find_trace(name)
     batches: dict[Deployment, dict[Point, Candidate]] = {deployment: {} for deployment in deployments}
     for space in sweep.batches:
         for deployment, candidate in _batch_candidates(space, deployments, traces, seed):
@@ -99,7 +101,7 @@ def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
         context = deployment.limits.max_context_tokens
         for spec in sweep.replays:
             if (spec, context) not in made:
-                with _named(f"{sweep.path}: replay of {spec.trace}"):
+                with _named(spec.place or f"{sweep.path}: replay of {spec.trace}"):
                     made[spec, context] = _replay(spec, traces[spec.trace], context)
             workload, schedule = made[spec, context]
             point = Point(deployment, workload)
@@ -177,7 +179,7 @@ def _batch_candidates(
 
 def _replay(spec: ReplaySpec, trace: Trace, context: int) -> tuple[ReplayWorkload, Schedule]:
     start_s = choose_slice(trace, spec.duration_s, spec.slice_rule)
-    schedule = make_schedule(trace, start_s, spec.duration_s, context, spec.context_policy)
+    schedule = make_schedule(trace, start_s, spec.duration_s, context, spec.context_policy, spec.length_scale)
     if len(schedule) < 1:
         raise BadInput(f"slice of {trace.name}", f"{start_s:g}s+{spec.duration_s:g}s", "a slice that holds requests")
     replayed_s = spec.duration_s / (spec.rate_scale or 1.0)
@@ -192,5 +194,6 @@ def _replay(spec: ReplaySpec, trace: Trace, context: int) -> tuple[ReplayWorkloa
         drain_s=spec.drain_s,
         rate_scale=spec.rate_scale,
         capacity_share=spec.capacity_share,
+        length_scale=spec.length_scale,
     )
     return workload, schedule

@@ -10,8 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.points import KV_BITS
+from harness.labels import deployment_labels, replay_labels
 from harness.records import SETTLED
+from harness.repeatability import Repeatability, repeatability
 from harness.sweep import SweepOutcome
 
 _MOST_REASONS = 12
@@ -57,6 +58,7 @@ class Summary:
     lines: tuple[DeploymentLine, ...]
     runs: dict[str, int]
     reasons: tuple[tuple[str, str, int], ...]
+    repeatability: Repeatability
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -71,7 +73,7 @@ def of_points(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> pd.DataF
 def summarise(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> Summary:
     """Summarise the runs of a sweep's points; warm-ups are left out."""
     runs = of_points(runs[runs["purpose"] != "warmup"], points)
-    labels = _labels(runs)
+    labels = deployment_labels(runs)
     good = runs["status"].isin(SETTLED)
     lines: list[DeploymentLine] = []
     for label in sorted(labels[good].unique()):
@@ -82,6 +84,7 @@ def summarise(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> Summary:
         lines=tuple(lines),
         runs={str(status): int(count) for status, count in runs["status"].value_counts().sort_index().items()},
         reasons=_reasons(runs[runs["status"] != "ok"]),
+        repeatability=repeatability(runs),
     )
 
 
@@ -94,7 +97,7 @@ def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
     """Reasons that differ in their numbers only count as one, shown by its first example; most points first."""
     examples: dict[tuple[str, str], str] = {}
     points: dict[tuple[str, str], set[str]] = {}
-    reasons = first_lines(bad["reason"]) + " (" + _labels(bad) + ")"
+    reasons = first_lines(bad["reason"]) + " (" + deployment_labels(bad) + ")"
     for status, reason, point_id in zip(bad["status"], reasons, bad["point_id"], strict=True):
         alike = (str(status), re.sub(r"\d+(\.\d+)?", "#", reason.partition(" (")[0]))
         examples.setdefault(alike, reason)
@@ -103,32 +106,9 @@ def _reasons(bad: pd.DataFrame) -> tuple[tuple[str, str, int], ...]:
     return tuple(sorted(counted, key=lambda item: -item[2]))
 
 
-def _labels(runs: pd.DataFrame) -> "pd.Series[str]":
-    """What a deployment is called: as `Deployment.label`, with whatever else differs between those of one name."""
-    parts = ("gpu", "model", "bits", "tp", "pp", "engine", "token_budget")
-    labels = [
-        f"{gpu} {model}{'' if bits == KV_BITS else f' {bits}bit'} tp{tp} pp{pp} {engine}@{budget}"
-        for gpu, model, bits, tp, pp, engine, budget in zip(*(runs[name].tolist() for name in parts), strict=True)
-    ]
-    named = pd.Series(labels, index=runs.index, dtype=str)
-    for column in ("max_sequences", "max_context_tokens", "weights", "node_kind"):
-        if (runs.groupby("gpu")[column].nunique() > 1).any():
-            named = named + f" {column}=" + runs[column].astype(str)
-    return named
-
-
-def _replay_labels(replays: pd.DataFrame) -> "pd.Series[str]":
-    columns = ("trace", "slice_start_s", "slice_duration_s", "capacity_share", "rate_scale")
-    labels = [
-        f"{trace} {start_s:g}s+{duration_s:g}s " + (f"x{scale:g}" if np.isnan(share) else f"capacity:{share:g}")
-        for trace, start_s, duration_s, share, scale in zip(*(replays[name].tolist() for name in columns), strict=True)
-    ]
-    return pd.Series(labels, index=replays.index, dtype=str)
-
-
 def _deployment_lines(label: str, runs: pd.DataFrame) -> list[DeploymentLine]:
     batch, replays = runs[runs["workload"] == "batch"], runs[runs["workload"] == "replay"]
-    names = _replay_labels(replays)
+    names = replay_labels(replays)
     rows = [(name, replays[names == name]) for name in sorted(names.unique())] or [("", replays)]
     return [_line(label, batch if not number else batch.iloc[:0], *row) for number, row in enumerate(rows)]
 
@@ -199,6 +179,8 @@ def print_summary(summary: Summary, outcome: SweepOutcome, folder: Path, out: Co
         )
     out.print()
     _print_counts(summary, outcome, out)
+    if paragraph := summary.repeatability.paragraph():
+        out.print(paragraph)
     if "simulated" in summary.sources:
         out.print("Every number above is simulated: no hardware was measured.", style="bold")
     if summary.traces:
@@ -227,10 +209,16 @@ def _print_counts(summary: Summary, outcome: SweepOutcome, out: Console) -> None
     elif outcome.runs_taken == 0 and outcome.runs_left == 0:
         beyond = f" (of the first {outcome.points_done}; more without --points)" if outcome.points_beyond else ""
         out.print(f"Nothing left to do: every point has its repetitions{beyond}.", style="bold green")
+    probes = outcome.probes
+    if probes.given_up:
+        out.print(f"{probes.given_up} runs of probes were given up after failed or invalid attempts.", style="bold red")
     counted = ", ".join(f"{count} {status}" for status, count in summary.runs.items())
     out.print(
         f"Points: {outcome.points_done} done, {outcome.points_infeasible} infeasible, "
-        f"{outcome.points_given_up} given up. Runs now: {outcome.runs_taken} taken, {outcome.runs_left} left;"
+        f"{outcome.points_given_up} given up."
+        + f" Probes: {probes.settled} of {probes.wanted} runs."
+        * (probes.wanted > 0)
+        + f" Runs now: {outcome.runs_taken} taken, {outcome.runs_left} left;"
         f" in the folder: {counted or 'none'}."
     )
     for status, reason, points in summary.reasons[:_MOST_REASONS]:

@@ -3,19 +3,19 @@
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from harness.agent import Agent
 from harness.assemble import LaunchContext, unmeasured_run
 from harness.clock import Clock
-from harness.controller import Controller
+from harness.controller import Controller, PointKey, ProbeStanding
 from harness.deployment.sweepfile import Sweep
 from harness.errors import StoreError
-from harness.plan import Assignment, LaunchPlan
+from harness.plan import Assignment, LaunchPlan, Probes
 from harness.points import Point
-from harness.records import RunBundle, RunRecord
+from harness.records import INTERRUPTED, RunBundle, RunRecord
 from harness.space import Space
 from harness.store import Writer, read_ledger
 
@@ -29,6 +29,8 @@ class Progress(Protocol):
     def planned(self, runs: int) -> None: ...
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None: ...
+
+    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None: ...
 
     def measured(self, run: RunRecord) -> None: ...
 
@@ -51,13 +53,12 @@ class SweepOrder:
     budget_s: float | None = None
 
 
-PointKey = tuple[str, str]
-"""point_id and environment_id: a point as it is measured somewhere."""
-
-
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """What one call did, and how the points of its sweep stand now."""
+    """What one call did, and how the points of its sweep stand now.
+
+    `skipped`: agents that others kept busy when there was something left to measure on them, and why.
+    """
 
     runs_taken: int
     runs_left: int
@@ -65,8 +66,10 @@ class SweepOutcome:
     points_given_up: int
     points_infeasible: int
     points_beyond: int
+    probes: ProbeStanding
     budget_spent: bool
     points: frozenset[PointKey]
+    skipped: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def run_sweep(
@@ -94,7 +97,9 @@ def run_sweep(
         for number in range(1, order.rounds + 1):
             points = None if order.points is None else order.points * number
             first = space.first(points, _feasible(agents))
-            queue = _Round(order, first, len(space) - len(first), agents, writer, progress)
+            # Probes come once, when the last round's points are done.
+            last = points is None or number == order.rounds
+            queue = _Round(order, first, len(space) - len(first), agents, writer, progress, probing=last)
             taken, spent = queue.run(taken, out_of_time)
             if spent or points is None:
                 break
@@ -112,25 +117,50 @@ class _Round:
     """One pass over a space until nothing is left for any agent."""
 
     def __init__(
-        self, order: SweepOrder, space: Space, beyond: int, agents: list[Agent], writer: Writer, progress: Progress
+        self,
+        order: SweepOrder,
+        space: Space,
+        beyond: int,
+        agents: list[Agent],
+        writer: Writer,
+        progress: Progress,
+        probing: bool,
     ) -> None:
         self._order, self._space, self._beyond, self._agents = order, space, beyond, agents
         self._writer, self._progress = writer, progress
-        self._controller = Controller(order.sweep.name, space, order.sweep.rules, order.seed)
+        self._skipped: dict[str, tuple[str, ...]] = {}
+        rules = order.sweep.rules if probing else replace(order.sweep.rules, probes=Probes())
+        self._controller = Controller(order.sweep.name, space, rules, order.seed)
         self._controller.tell(read_ledger(order.results))
 
     def run(self, taken: int, out_of_time: Callable[[int], bool]) -> tuple[int, bool]:
         """Runs taken (warm-ups not counted) with those of earlier rounds, and whether time ran out."""
         self._record_infeasible()
         remaining = self._controller.remaining(self._agents)
-        _write_plan(self._order, self.points())
+        planned = self._leave_plan(None)
         self._progress.planned(remaining)
         for agent in self._agents:
-            while not out_of_time(taken) and (plan := self._controller.ask(agent)) is not None:
+            while not out_of_time(taken) and self._has_work(agent) and not self._is_skipped(agent):
+                # Asked after the look, which is when a node finds its limits and drivers changed.
+                plan = self._controller.ask(agent)
+                if plan is None:
+                    break
                 taken = self._launch(agent, plan, taken, out_of_time)
+                planned = self._leave_plan(planned)
             if out_of_time(taken) and self._controller.remaining(self._agents):
                 return taken, True
         return taken, False
+
+    def _has_work(self, agent: Agent) -> bool:
+        return next(self._controller.preview(agent, 1), None) is not None
+
+    def _is_skipped(self, agent: Agent) -> bool:
+        """Whether others use the node; then it gets no launch in this round."""
+        reasons = agent.wait_until_free()
+        if reasons:
+            self._skipped[agent.name] = reasons
+            self._progress.skipped(agent, reasons)
+        return bool(reasons)
 
     def _launch(self, agent: Agent, plan: LaunchPlan, taken: int, out_of_time: Callable[[int], bool]) -> int:
         """Measure one launch, as far as time allows; returns the runs taken with those before it."""
@@ -139,8 +169,8 @@ class _Round:
         try:
             for bundle in bundles:
                 self._keep(bundle)
-                taken += bundle.run.purpose == "sweep"
-                if out_of_time(taken):
+                taken += bundle.run.purpose != "warmup"
+                if out_of_time(taken) and bundle.run.reason != INTERRUPTED:
                     break
         finally:
             # Closing the generator stops the engine, whatever ended the loop.
@@ -152,8 +182,15 @@ class _Round:
         self._writer.append([bundle])
         self._writer.compact()
         self._controller.tell([bundle.run])
-        if bundle.run.purpose == "sweep":
+        if bundle.run.purpose != "warmup":
             self._progress.measured(bundle.run)
+
+    def _leave_plan(self, planned: ProbeStanding | None) -> ProbeStanding:
+        """Write the plan file where the points to probe are not those of `planned`: they leave points given up out."""
+        probes = self._controller.probe_standing(self._agents)
+        if planned is None or planned.points != probes.points:
+            _write_plan(self._order, self.points(), probes)
+        return probes
 
     def _record_infeasible(self) -> None:
         for agent in self._agents:
@@ -186,8 +223,10 @@ class _Round:
             points_given_up=sum(standing.given_up > 0 and not standing.done for standing in standings),
             points_infeasible=sum(standing.infeasible for standing in standings),
             points_beyond=self._beyond,
+            probes=self._controller.probe_standing(self._agents),
             budget_spent=spent,
             points=frozenset(points),
+            skipped=tuple(self._skipped.items()),
         )
 
 
@@ -198,7 +237,7 @@ def _infeasible_run(agent: Agent, order: SweepOrder, assignment: Assignment, obs
     return unmeasured_run(context, assignment, "infeasible", obstacle)
 
 
-def _write_plan(order: SweepOrder, points: Iterable[PointKey]) -> None:
+def _write_plan(order: SweepOrder, points: Iterable[PointKey], probes: ProbeStanding) -> None:
     """Leave what is planned beside the tables; small, and replaced in one step."""
     content = {
         "sweep": order.sweep.name,
@@ -208,6 +247,8 @@ def _write_plan(order: SweepOrder, points: Iterable[PointKey]) -> None:
         "max_attempts": order.sweep.rules.max_attempts,
         "pid": os.getpid(),
         "points": sorted(points),
+        "probes": sorted(probes.points),
+        "probe_launches": order.sweep.rules.probes.launches,
     }
     path = order.results / f"{PLAN_PREFIX}{order.sweep.name}.json"
     temporary = path.with_name(f".{path.name}.tmp")

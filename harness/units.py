@@ -38,13 +38,3 @@ def format_duration(duration_s: float) -> str:
     if seconds < 86400:
         return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
     return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
-
-
-def format_si(value: float, unit: str) -> str:
-    """Three significant digits with an SI prefix: `1.23 kJ`, `45.6 J`, `7.89 mJ`."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g} {unit}"
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u")):
-        if abs(value) >= factor * 0.9995:
-            return f"{float(f'{value / factor:.3g}'):g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"

@@ -6,6 +6,7 @@ from harness import __version__
 from harness.cli.doctor import doctor
 from harness.cli.merge import merge
 from harness.cli.next import next_points
+from harness.cli.report import report
 from harness.cli.status import status
 from harness.cli.sweep import replay, sweep
 from harness.cli.traces import traces
@@ -22,5 +23,5 @@ def cli() -> None:
     """
 
 
-for command in (doctor, traces, sweep, replay, status, merge, next_points):
+for command in (doctor, traces, sweep, replay, status, report, merge, next_points):
     cli.add_command(command)

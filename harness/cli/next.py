@@ -36,11 +36,12 @@ def next_points(
     controller = Controller(loaded.name, space, loaded.rules, seed)
     if folder.exists():
         controller.tell(read_ledger(folder))
-    picks = [
-        {"node": agent.name, "point_id": point.point_id, "point": point.label, "runs": missing, "why": why}
-        for agent in local_agents(loaded, seed)
-        for point, why, missing in controller.preview(agent, points)
-    ][:points]
+    with local_agents(loaded, seed, folder) as agents:
+        picks = [
+            {"node": agent.name, "point_id": point.point_id, "point": point.label, "runs": missing, "why": why}
+            for agent in agents
+            for point, why, missing in controller.preview(agent, points)
+        ][:points]
     if as_json:
         click.echo(json.dumps(picks))
         return

@@ -40,7 +40,10 @@ class BarProgress:
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None:
         if self._task is not None:
-            self._bar.update(self._task, description=plan.deployment.label)
+            self._bar.update(self._task, description=_label(plan))
+
+    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None:
+        self._bar.console.print(_skip_line(agent, reasons), style="yellow")
 
     def measured(self, run: RunRecord) -> None:
         if self._task is not None and run.status in SETTLED:
@@ -69,7 +72,10 @@ class LineProgress:
             print(f"{runs} runs to measure", file=sys.stderr, flush=True)
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None:
-        self._label = plan.deployment.label
+        self._label = _label(plan)
+
+    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None:
+        print(_skip_line(agent, reasons), file=sys.stderr, flush=True)
 
     def measured(self, run: RunRecord) -> None:
         self._done += run.status in SETTLED
@@ -81,6 +87,15 @@ class LineProgress:
     def _say(self, what: str) -> None:
         share = self._done / self._total if self._total else 1.0
         print(f"{self._done}/{self._total} runs ({share:.0%}) {what}", file=sys.stderr, flush=True)
+
+
+def _skip_line(agent: Agent, reasons: tuple[str, ...]) -> str:
+    return f"{agent.name} is busy and skipped: {'; '.join(reasons)}"
+
+
+def _label(plan: LaunchPlan) -> str:
+    probing = any(assignment.purpose == "probe" for assignment in plan.assignments)
+    return f"probe of {plan.deployment.label}" if probing else plan.deployment.label
 
 
 def sweep_progress() -> BarProgress | LineProgress:

@@ -44,6 +44,12 @@ def status(results: Path | None, as_json: bool) -> None:
             out.print(f"  {standing.sweep}: {standing.owner}")
         for kind, reason, runs in standing.reasons:
             out.print(f"  {standing.sweep}: {runs} {kind}: {reason}")
+        if standing.probe_runs_planned:
+            given_up = f", {standing.probe_runs_given_up} given up" if standing.probe_runs_given_up else ""
+            done = f"{standing.probe_runs_done} of {standing.probe_runs_planned} runs"
+            out.print(f"  {standing.sweep}: probes: {done}{given_up}")
+        if paragraph := standing.repeatability.paragraph():
+            out.print(f"  {standing.sweep}: {paragraph}")
 
 
 def _cells(standing: SweepStanding) -> list[str]:

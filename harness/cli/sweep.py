@@ -14,7 +14,7 @@ from harness.cli.progress import sweep_progress
 from harness.clock import WallClock
 from harness.cluster.local import check_cluster, local_agents
 from harness.deployment.sweepfile import DEFAULT_DRAIN, ReplaySpec, Sweep, load_sweep
-from harness.errors import BadInput
+from harness.errors import BadInput, HarnessError
 from harness.estimate import estimate_sweep, print_estimate
 from harness.machine import find_gpus
 from harness.space import build_space
@@ -141,7 +141,7 @@ def replay(
     """
     duration_s = _seconds(duration, "--duration")
     start_s = None if start is None else 0.0 if start == "0" else _seconds(start, "--start")
-    rate_scale, capacity_share = parse_rate(rate)
+    rate_scale, capacity_share = parse_rate(rate, "--rate-scale")
     loaded = load_sweep(sweep_file(file))
     spec = ReplaySpec(
         trace=trace,
@@ -181,8 +181,7 @@ def _measure(
         print_estimate(estimate_sweep(sweep, space, points, rounds, seed), console(), as_json)
         return
     order = SweepOrder(sweep, folder, seed, points, rounds, budget_s)
-    agents = local_agents(sweep, seed)
-    with sweep_progress() as progress:
+    with local_agents(sweep, seed, folder) as agents, sweep_progress() as progress:
         outcome = run_sweep(order, space, agents, progress, WallClock(), shlex.join(sys.argv))
     summary = summarise(read_table(folder, "runs").to_pandas(), outcome.points)
     if as_json:
@@ -191,7 +190,11 @@ def _measure(
         print_summary(summary, outcome, folder, console())
     if outcome.budget_spent:
         click.echo(f"Budget spent: {outcome.runs_left} runs are left; run the same command again to go on.", err=True)
-    if outcome.points_given_up:
+    for name, reasons in outcome.skipped:
+        click.echo(f"harness: {name} was skipped: {'; '.join(reasons)}; run the same command again later", err=True)
+    if outcome.skipped and not outcome.runs_taken:
+        raise click.exceptions.Exit(HarnessError.exit_code)
+    if outcome.skipped or outcome.points_given_up or outcome.probes.given_up:
         raise click.exceptions.Exit(_EXIT_WITH_FAILURES)
 
 
@@ -202,4 +205,10 @@ def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
         "points_done": outcome.points_done,
         "points_given_up": outcome.points_given_up,
         "points_infeasible": outcome.points_infeasible,
+        "probe_runs": {
+            "settled": outcome.probes.settled,
+            "wanted": outcome.probes.wanted,
+            "given_up": outcome.probes.given_up,
+        },
+        "skipped": {name: list(reasons) for name, reasons in outcome.skipped},
     }

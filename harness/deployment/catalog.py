@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.bundled import bundled_path
-from harness.deployment.validation import bad_input_of
+from harness.deployment.validation import Strict, bad_input_of
 from harness.deployment.yamlfile import load_yaml
 from harness.errors import BadInput
-from harness.points import CpuSpec, GpuSpec, ModelShape, NodeSpec
+from harness.points import NO_GPU, CpuSpec, GpuSpec, ModelShape, NodeSpec
 from harness.units import BYTES_PER_GIB
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -19,11 +19,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _GpuFile(_Strict):
+class _GpuFile(Strict):
     kind: Name
     name: str
     memory_gib: Positive
@@ -34,7 +30,7 @@ class _GpuFile(_Strict):
     tdp_w: Positive
 
 
-class _CpuFile(_Strict):
+class _CpuFile(Strict):
     name: str
     sockets: Annotated[int, Field(ge=1, le=16)]
     idle_w: Positive
@@ -46,11 +42,14 @@ class _CpuFile(_Strict):
     dram_wrap_j: Positive
 
 
-class _NodeFile(_Strict):
+class _NodeFile(Strict):
+    """With GPUs it gives `gpu` and `cpu`; without, how many engine ranks the processors found may hold."""
+
     kind: Name
-    gpus: Annotated[int, Field(ge=1, le=64)]
-    gpu: _GpuFile
-    cpu: _CpuFile
+    gpus: Annotated[int, Field(ge=0, le=64)]
+    gpu: _GpuFile | None = None
+    cpu: _CpuFile | None = None
+    ranks: Annotated[int, Field(ge=1, le=64)] | None = None
 
 
 def bundled_names(folder: str, suffix: str) -> list[str]:
@@ -95,11 +94,19 @@ def node_spec(name: str, field: str = "nodes", beside: Path | None = None) -> No
         file = _NodeFile.model_validate(load_yaml(path))
     except ValidationError as error:
         raise bad_input_of(error, str(path)) from error
-    gpu = file.gpu
+    gpu, cpu = file.gpu, file.cpu
+    if file.gpus == 0:
+        if gpu is not None or cpu is not None or file.ranks is None:
+            raise BadInput(f"{path}: gpus", 0, "with `ranks`, without `gpu` and `cpu`")
+        return NodeSpec(file.kind, None, 0, None, file.ranks)
+    if gpu is None or cpu is None or file.ranks is not None:
+        raise BadInput(f"{path}: gpus", file.gpus, "with the figures of `gpu` and `cpu`, without `ranks`")
+    if gpu.kind == NO_GPU:
+        raise BadInput(f"{path}: gpu.kind", gpu.kind, "another name: this one stands for no GPU")
     if gpu.tdp_w <= gpu.idle_w:
         raise BadInput(f"{path}: gpu.tdp_w", gpu.tdp_w, f"more than gpu.idle_w ({gpu.idle_w:g})")
-    if file.cpu.tdp_w <= file.cpu.idle_w:
-        raise BadInput(f"{path}: cpu.tdp_w", file.cpu.tdp_w, f"more than cpu.idle_w ({file.cpu.idle_w:g})")
+    if cpu.tdp_w <= cpu.idle_w:
+        raise BadInput(f"{path}: cpu.tdp_w", cpu.tdp_w, f"more than cpu.idle_w ({cpu.idle_w:g})")
     return NodeSpec(
         kind=file.kind,
         gpus=file.gpus,
@@ -113,7 +120,7 @@ def node_spec(name: str, field: str = "nodes", beside: Path | None = None) -> No
             idle_w=gpu.idle_w,
             tdp_w=gpu.tdp_w,
         ),
-        cpu=CpuSpec(**file.cpu.model_dump()),
+        cpu=CpuSpec(**cpu.model_dump()),
     )
 
 

@@ -3,23 +3,26 @@
 The result is a frozen `Sweep`; docs/sweep-files.md explains every field to people.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.deployment.catalog import Name, model_shape, node_spec, user_path
-from harness.deployment.validation import bad_input_of
+from harness.deployment.enginespec import EngineEntry, check_engines, engine_limits, launch_options
+from harness.deployment.rulespec import RulesEntry, measurement_rules
+from harness.deployment.validation import PositiveInt, Strict, bad_input_of, bounded_s
 from harness.deployment.yamlfile import load_yaml
+from harness.engines.base import LaunchOptions
 from harness.errors import BadInput
 from harness.plan import MeasurementRules
-from harness.points import Deployment, EngineLimits, ModelShape, NodeSpec
-from harness.units import format_duration, parse_duration_s
-from harness.workload.slices import parse_rate
+from harness.points import Deployment, ModelShape, NodeSpec
+from harness.units import parse_duration_s
+from harness.workload.slices import MAX_LENGTH_SCALE, MIN_LENGTH_SCALE, MIN_SLICE_S, parse_rate, parse_slice_rule
 
-PositiveInt = Annotated[int, Field(ge=1, le=10**7)]
+Bits = Literal[32, 16, 8]
 ParallelSize = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -28,92 +31,78 @@ DEFAULT_DRAIN = "120s"
 of the Azure chat trace (1000 tokens) fits at 120 ms per token."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Model(_Strict):
+class _Model(Strict):
     shape: str
     weights: str | None = None
     revision: str = ""
 
 
-class _Parallelism(_Strict):
+class _Parallelism(Strict):
     tp: ParallelSize
     pp: ParallelSize = 1
 
 
-class _Engine(_Strict):
-    name: Literal["vllm", "sarathi"]
-    token_budget: PositiveInt
-    max_sequences: PositiveInt
-    max_context_tokens: PositiveInt
-    enforce_eager: bool = False
-    command: list[str] | None = None
-
-
-class _Sampled(_Strict):
+class _Sampled(Strict):
     trace: str
     per_deployment: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class _Grid(_Strict):
+class _Grid(Strict):
     prompt_tokens: Annotated[list[PositiveInt], Field(min_length=1)]
     generated_tokens: Annotated[list[PositiveInt], Field(min_length=1)]
 
 
-class _Batches(_Strict):
+class _Batches(Strict):
     sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     sampled: _Sampled | None = None
     grid: _Grid | None = None
 
 
-class _Replay(_Strict):
+class _Replay(Strict):
     trace: str
     duration: str = "60s"
     slice: str = "median"
     rate: str | int | float = "1"
+    length_scale: float = 1.0
     context_policy: Literal["clip-prompt", "drop"] = "clip-prompt"
     drain: str = DEFAULT_DRAIN
 
 
-class _Rules(_Strict):
-    repetitions: Annotated[int, Field(ge=1, le=100)] = 5
-    half_width: Annotated[float, Field(ge=1e-3, le=1)] | None = None
-    most_repetitions: Annotated[int, Field(ge=1, le=1000)] = 20
-    window: str = "2s"
-    uncertainty: Annotated[float, Field(ge=1e-4, le=1)] = 0.01
-    window_limit: str = "30s"
-    idle: str = "5s"
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
-
-
-class _SweepFile(_Strict):
+class _SweepFile(Strict):
     sweep: Name
     simulate: bool
     nodes: Annotated[list[str], Field(min_length=1)]
     models: Annotated[list[str | _Model], Field(min_length=1)]
-    bits: Annotated[list[Literal[16, 8]], Field(min_length=1)] = [16]
+    bits: Annotated[list[Bits], Field(min_length=1, default_factory=lambda: [16])]
     parallelism: Annotated[list[_Parallelism], Field(min_length=1)]
-    engines: Annotated[list[_Engine], Field(min_length=1)]
-    batches: list[_Batches] = []
-    replays: list[_Replay] = []
-    measurement: _Rules = _Rules()
+    engines: Annotated[list[EngineEntry], Field(min_length=1)]
+    batches: list[_Batches] = Field(default_factory=list)
+    replays: list[_Replay] = Field(default_factory=list)
+    measurement: RulesEntry = RulesEntry()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSpace:
-    """Batches to draw points from: sizes x either lengths sampled from a trace, or a grid of lengths."""
+    """Batches to draw points from: sizes x either lengths sampled from a trace, or a grid of lengths.
+
+    Attributes:
+        place: file and entry that it was read from, for complaints.
+    """
 
     sizes: tuple[int, ...]
     trace: str = ""
     per_deployment: int = 0
     grid: tuple[tuple[int, int], ...] = ()
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySpec:
-    """A replay to take on every deployment, its slice still to be chosen."""
+    """A replay to take on every deployment, its slice still to be chosen.
+
+    Attributes:
+        place: file and entry that it was read from, for complaints; empty where it comes from no file.
+    """
 
     trace: str
     duration_s: float
@@ -122,14 +111,8 @@ class ReplaySpec:
     capacity_share: float | None
     context_policy: str
     drain_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchOptions:
-    """How to start an engine on a real node; no part of a point's content."""
-
-    weights_path: str = ""
-    command: tuple[str, ...] = ()
+    length_scale: float = 1.0
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +137,7 @@ def load_sweep(path: Path) -> Sweep:
         BadInput: with the field, its value and what is accepted, as one line.
     """
     where = str(path)
+    _check_exists(path)
     try:
         file = _SweepFile.model_validate(load_yaml(path))
     except ValidationError as error:
@@ -162,6 +146,11 @@ def load_sweep(path: Path) -> Sweep:
         raise BadInput(f"{where}: batches", [], "at least one entry under batches or replays")
     nodes = tuple(node_spec(name, f"{where}: nodes[{index}]", path.parent) for index, name in enumerate(file.nodes))
     _refuse_doubles(f"{where}: nodes", [node.kind for node in nodes])
+    for index, node in enumerate(nodes):
+        if file.simulate and node.gpu is None:
+            accepted = "a kind of node with GPUs: one without cannot be simulated"
+            raise BadInput(f"{where}: nodes[{index}]", node.kind, accepted, "simulate: false")
+    _check_bits(file.bits, nodes, f"{where}: bits")
     deployments, options = _deployments(file, nodes, path)
     return Sweep(
         name=file.sweep,
@@ -172,24 +161,26 @@ def load_sweep(path: Path) -> Sweep:
         options=options,
         batches=tuple(_batch_space(spec, f"{where}: batches[{index}]") for index, spec in enumerate(file.batches)),
         replays=tuple(_replay_spec(spec, f"{where}: replays[{index}]") for index, spec in enumerate(file.replays)),
-        rules=MeasurementRules(
-            repetitions=file.measurement.repetitions,
-            half_width=file.measurement.half_width,
-            most_repetitions=file.measurement.most_repetitions,
-            window_s=_bounded_s(file.measurement.window, f"{where}: measurement.window", 0.2, 600.0),
-            idle_s=_bounded_s(file.measurement.idle, f"{where}: measurement.idle", 0.5, 600.0),
-            uncertainty=file.measurement.uncertainty,
-            window_limit_s=_bounded_s(file.measurement.window_limit, f"{where}: measurement.window_limit", 0.2, 600.0),
-            max_attempts=file.measurement.max_attempts,
-        ),
+        rules=measurement_rules(file.measurement, f"{where}: measurement"),
     )
 
 
-def _bounded_s(text: str, field: str, least_s: float, most_s: float) -> float:
-    duration_s = parse_duration_s(text, field)
-    if not least_s <= duration_s <= most_s:
-        raise BadInput(field, text, f"{format_duration(least_s)} to {format_duration(most_s)}")
-    return duration_s
+def _check_exists(path: Path) -> None:
+    """Only of what is not there; what cannot be read is for `load_yaml` to say."""
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise BadInput(str(path), "No such file or directory", "an existing sweep file", "check the path") from error
+    except (OSError, ValueError):
+        return
+
+
+def _check_bits(bits: list[Bits], nodes: tuple[NodeSpec, ...], where: str) -> None:
+    for node in nodes:
+        for index, width in enumerate(bits):
+            if node.gpu is None and width != 32:
+                accepted = f"32 on {node.kind}: a node without GPUs serves float32"
+                raise BadInput(f"{where}[{index}]", width, accepted, "bits: [32]")
 
 
 def _refuse_doubles(field: str, names: list[str]) -> None:
@@ -207,34 +198,28 @@ def _deployments(
         shapes.append((model_shape(model.shape, f"{path}: models[{index}]", path.parent), model))
         _check_weights(model.weights, f"{path}: models[{index}].weights")
     _refuse_doubles(f"{path}: models", [shape.name for shape, _ in shapes])
-    _refuse_doubles(f"{path}: engines", [str(engine) for engine in file.engines])
     for index, parallel in enumerate(file.parallelism):
         for shape, _ in shapes:
             _check_parallelism(parallel, shape, nodes, f"{path}: parallelism[{index}]")
-    for engine_index, engine in enumerate(file.engines):
-        _check_context(engine, [shape for shape, _ in shapes], f"{path}: engines[{engine_index}]")
+    check_engines(
+        file.engines, [shape for shape, _ in shapes], f"{path}: engines", any(not model.weights for _, model in shapes)
+    )
     made: dict[Deployment, LaunchOptions] = {}
-    for node, (shape, model), bits, engine, parallel in product(
-        nodes, shapes, file.bits, file.engines, file.parallelism
+    entries = [(engine, f"{path}: engines[{index}]") for index, engine in enumerate(file.engines)]
+    for node, (shape, model), bits, (engine, where), parallel in product(
+        nodes, shapes, file.bits, entries, file.parallelism
     ):
-        limits = EngineLimits(
-            engine=engine.name,
-            token_budget=engine.token_budget,
-            max_sequences=engine.max_sequences,
-            max_context_tokens=engine.max_context_tokens,
-            enforce_eager=engine.enforce_eager,
-        )
         deployment = Deployment(
-            gpu=node.gpu.kind,
+            gpu=node.gpu_kind,
             model=shape,
             bits=bits,
-            limits=limits,
+            limits=engine_limits(engine),
             tensor_parallel=parallel.tp,
             pipeline_parallel=parallel.pp,
             weights="real" if model.weights else "dummy",
             revision=model.revision,
         )
-        made[deployment] = LaunchOptions(weights_path=model.weights or "", command=tuple(engine.command or ()))
+        made[deployment] = launch_options(engine, model.weights or "", where)
     return tuple(made), tuple(made.values())
 
 
@@ -250,41 +235,40 @@ def _check_parallelism(parallel: _Parallelism, shape: ModelShape, nodes: tuple[N
         raise BadInput(f"{field}.tp", parallel.tp, f"a divisor of the {shape.heads} heads of {shape.name}: {divisors}")
     if parallel.pp > shape.layers:
         raise BadInput(f"{field}.pp", parallel.pp, f"at most the {shape.layers} layers of {shape.name}")
-    most = max(node.gpus for node in nodes)
+    most = max(node.places for node in nodes)
     if parallel.tp * parallel.pp > most:
-        raise BadInput(field, f"tp {parallel.tp} x pp {parallel.pp}", f"at most the {most} GPUs of a node")
+        places = "GPUs" if any(node.gpus for node in nodes) else "engine ranks"
+        raise BadInput(field, f"tp {parallel.tp} x pp {parallel.pp}", f"at most the {most} {places} of a node")
 
 
-def _check_context(engine: _Engine, shapes: list[ModelShape], field: str) -> None:
-    least = min(shape.max_context_tokens for shape in shapes)
-    if engine.max_context_tokens > least:
-        raise BadInput(f"{field}.max_context_tokens", engine.max_context_tokens, f"at most the models' {least}")
-    if engine.max_context_tokens < 2:
-        raise BadInput(f"{field}.max_context_tokens", engine.max_context_tokens, "at least 2")
-    for part in engine.command or ():
-        if "\0" in part:
-            raise BadInput(f"{field}.command", part, "arguments without NUL characters")
-
-
-def _batch_space(spec: _Batches, field: str) -> BatchSpace:
+def _batch_space(spec: _Batches, where: str) -> BatchSpace:
     if (spec.sampled is None) == (spec.grid is None):
-        raise BadInput(field, "sampled and grid", "exactly one of `sampled` (lengths from a trace) or `grid`")
+        raise BadInput(where, "sampled and grid", "exactly one of `sampled` (lengths from a trace) or `grid`")
     sizes = tuple(dict.fromkeys(spec.sizes))
     if spec.sampled is not None:
-        return BatchSpace(sizes=sizes, trace=spec.sampled.trace, per_deployment=spec.sampled.per_deployment)
+        sampled, place = spec.sampled, f"{where}.sampled"
+        return BatchSpace(sizes=sizes, trace=sampled.trace, per_deployment=sampled.per_deployment, place=place)
     assert spec.grid is not None
     pairs = dict.fromkeys(product(spec.grid.prompt_tokens, spec.grid.generated_tokens))
-    return BatchSpace(sizes=sizes, grid=tuple(pairs))
+    return BatchSpace(sizes=sizes, grid=tuple(pairs), place=where)
 
 
-def _replay_spec(spec: _Replay, field: str) -> ReplaySpec:
-    rate_scale, capacity_share = parse_rate(str(spec.rate))
+def _replay_spec(spec: _Replay, where: str) -> ReplaySpec:
+    rate_scale, capacity_share = parse_rate(str(spec.rate), f"{where}.rate")
+    parse_slice_rule(spec.slice, f"{where}.slice")
+    duration_s = parse_duration_s(spec.duration, f"{where}.duration")
+    if duration_s < MIN_SLICE_S:
+        raise BadInput(f"{where}.duration", spec.duration, f"at least {MIN_SLICE_S:g}s")
+    if not MIN_LENGTH_SCALE <= spec.length_scale <= MAX_LENGTH_SCALE:
+        raise BadInput(f"{where}.length_scale", spec.length_scale, f"{MIN_LENGTH_SCALE:g} to {MAX_LENGTH_SCALE:g}")
     return ReplaySpec(
         trace=spec.trace,
-        duration_s=parse_duration_s(spec.duration, f"{field}.duration"),
+        duration_s=duration_s,
         slice_rule=spec.slice,
         rate_scale=rate_scale,
         capacity_share=capacity_share,
         context_policy=spec.context_policy,
-        drain_s=_bounded_s(spec.drain, f"{field}.drain", 1.0, 3600.0),
+        drain_s=bounded_s(spec.drain, f"{where}.drain", 1.0, 3600.0),
+        length_scale=spec.length_scale,
+        place=where,
     )

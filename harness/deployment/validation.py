@@ -1,8 +1,20 @@
-"""Turns a pydantic error into the one line that a person is shown."""
+"""What all sections of a file share: strict records, bounded figures, and pydantic's errors as one line."""
 
-from pydantic import ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import BadInput
+from harness.units import format_duration, parse_duration_s
+
+PositiveInt = Annotated[int, Field(ge=1, le=10**7)]
+
+
+class Strict(BaseModel):
+    """No unknown fields, no values converted from another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
 
 _ACCEPTED = {
     "extra_forbidden": "no such field here (docs/sweep-files.md lists them)",
@@ -12,6 +24,7 @@ _ACCEPTED = {
     "string_pattern_mismatch": "letters, digits, dots, dashes and underscores",
     "string_type": "text (a duration with its unit, such as 60s; a number as text in quotes)",
     "too_short": "at least one entry",
+    "bool_type": "true or false",
     "list_type": "a list",
     "model_type": "a mapping",
 }
@@ -29,3 +42,15 @@ def bad_input_of(error: ValidationError, where: str) -> BadInput:
     )
     value = "(missing)" if worst["type"] == "missing" else worst["input"]
     return BadInput(f"{where}: {place}" if place else where, value, accepted)
+
+
+def bounded_s(text: str, field: str, least_s: float, most_s: float) -> float:
+    """Seconds of a duration such as `90s`.
+
+    Raises:
+        BadInput: no duration, or out of range.
+    """
+    duration_s = parse_duration_s(text, field)
+    if not least_s <= duration_s <= most_s:
+        raise BadInput(field, text, f"{format_duration(least_s)} to {format_duration(most_s)}")
+    return duration_s

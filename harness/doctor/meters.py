@@ -167,7 +167,11 @@ def check_node_power() -> Iterable[Check]:
     gauge, reason = open_node_power()
     took_ms = (time.perf_counter() - before_s) * MS_PER_S
     if gauge is None:
-        fix = "give the Redfish address of its management controller" if "ipmitool on PATH" in reason else ""
+        fix = (
+            "give the Redfish address of its controller as `measurement.node_power` in the sweep file"
+            if "ipmitool on PATH" in reason
+            else ""
+        )
         yield Check("node power", "missing", reason, f"{IPMI_FIX}; or {fix}" if fix else IPMI_FIX)
     else:
         yield Check("node power", "ok", f"read by {gauge.name} in {took_ms:.0f} ms")

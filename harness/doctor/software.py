@@ -34,7 +34,10 @@ def check_engines() -> Iterable[Check]:
     """Serving engines on PATH."""
     path = shutil.which("vllm")
     if path is None:
-        fix = "install vLLM in an environment of its own and put its vllm command on PATH"
+        fix = (
+            "install vLLM in an environment of its own and put its vllm command on PATH,"
+            " or name it as `command` in the sweep file (docs/engines.md)"
+        )
         yield Check("vllm", "missing", "no command vllm on PATH", fix)
     else:
         yield _check_command("vllm", path)

@@ -24,6 +24,7 @@ class Channel:
         wrap_counts: the counter starts again at zero after this many counts; None: it never wraps.
         refresh_s: nominal time between updates (NVML about 0.1, RAPL about 0.001).
         source: measured or simulated.
+        seen_share: of each refresh, how much the sensor behind it sees; 1: all of it; None: not known.
     """
 
     domain: Domain
@@ -32,6 +33,7 @@ class Channel:
     wrap_counts: int | None
     refresh_s: float
     source: Source
+    seen_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,8 +108,12 @@ class HostState:
 class Recording:
     """All that was read between a sampler's start and stop.
 
-    `absent` gives, for each domain that has no channel, the reason why; `doubts`, for each domain whose
-    readings are suspect although they are plausible counts, why.
+    Attributes:
+        absent: for each domain that has no channel, the reason why.
+        doubts: for each domain whose readings are suspect although they are plausible counts, why.
+        node_power: of the whole node, by its management controller; None: nothing read it.
+        node_power_lost: why the node's power ends early, or was not read; "": it was not asked for.
+        memory_gib: of the machine; None: not known. DRAM may be estimated by it.
     """
 
     series: tuple[Series, ...]
@@ -116,6 +122,9 @@ class Recording:
     absent: Mapping[Domain, str] = field(default_factory=dict)
     hosts: tuple[HostState, ...] = ()
     doubts: Mapping[Domain, str] = field(default_factory=dict)
+    node_power: PowerTrace | None = None
+    node_power_lost: str = ""
+    memory_gib: float | None = None
 
 
 class Sampler(Protocol):

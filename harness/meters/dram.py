@@ -4,6 +4,13 @@ from pathlib import Path
 
 import psutil
 
+from harness.clock import WallClock
+from harness.errors import MeasurementError
+from harness.meters.base import Domain
+from harness.meters.rapl import RaplMeter
+from harness.meters.reader import AbsentMeter
+from harness.meters.sampler import PollingSampler
+from harness.meters.window import window_energy
 from harness.records import Energy
 from harness.units import BYTES_PER_GIB
 
@@ -16,6 +23,8 @@ MOST_W_PER_DIMM = 25.0
 LEAST_W_PER_SOCKET = 2.0
 MOST_W_PER_SOCKET = 250.0
 """Where the number of DIMMs is not known; a socket of a server has 8 or more."""
+
+_LOOK_S = 0.2
 
 ESTIMATED_W_PER_GIB = 0.089
 ESTIMATE_UNCERTAINTY = 1.0
@@ -50,6 +59,28 @@ def implausible_dram(power_w: float, sockets: int, dimms: int | None) -> str:
         return ""
     side = f"less than the {least_w:g} W that it draws at rest" if each_w < least_w else f"more than {most_w:g} W"
     return f"{each_w:.2f} W for each {kind} of {count}: {side}"
+
+
+def dram_doubts(meter: RaplMeter | AbsentMeter) -> dict[Domain, str]:
+    """Why DRAM's watts cannot be true, from a short look; empty where nothing speaks against them.
+
+    What the meter itself doubts (a wrong unit) it tells itself.
+    """
+    if not isinstance(meter, RaplMeter) or "dram" in meter.absent or "dram" in meter.doubts:
+        return {}
+    clock = WallClock()
+    sampler = PollingSampler([meter], clock)
+    sampler.start()
+    start_s = sampler.mark()
+    clock.sleep(_LOOK_S)
+    end_s = sampler.mark()
+    series = [one for one in sampler.stop().series if one.channel.domain == "dram"]
+    try:
+        energies_j = [window_energy(one, start_s, end_s).energy_j or 0.0 for one in series]
+    except MeasurementError:
+        return {}  # each window will say so itself
+    doubt = implausible_dram(sum(energies_j) / (end_s - start_s), len(series), count_dimms())
+    return {"dram": doubt} if doubt else {}
 
 
 def memory_gib() -> float:

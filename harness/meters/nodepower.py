@@ -5,6 +5,7 @@ stated. It serves for what nothing else measures (fans, switches, NICs, power su
 """
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -26,10 +27,13 @@ NODE_UNCERTAINTY = 0.05
 """Systematic, a fraction of the node's energy: an assumption. No source gives one for BMCs in general; two
 readings of one Dell server differed by 10 W (prometheus-community/ipmi_exporter issue 242)."""
 FEWEST_READINGS = 3
+LONGEST_UNREAD_S = 10.0
+"""Two readings that take as long as they may."""
 _IPMI_LIMIT_S = 5.0
 _HTTP_LIMIT_S = (3.05, 5.0)
 _IPMI_WATTS = re.compile(r"Instantaneous power reading:\s*(\d+(?:\.\d+)?)\s*Watts")
 _ROOT = "/redfish/v1/"
+USER, PASSWORD, AUTHORITIES = "HARNESS_REDFISH_USER", "HARNESS_REDFISH_PASSWORD", "HARNESS_REDFISH_CA"
 IPMI_FIX = "install ipmitool, sudo modprobe ipmi_devintf ipmi_si, and run as root or let the group read /dev/ipmi0"
 
 
@@ -45,7 +49,13 @@ class IpmiPower:
         line = [self._command, "dcmi", "power", "reading"]
         try:
             done = subprocess.run(  # noqa: S603
-                line, capture_output=True, text=True, timeout=_IPMI_LIMIT_S, check=False, stdin=subprocess.DEVNULL
+                line,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_IPMI_LIMIT_S,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired as error:
             raise CounterLost(f"{' '.join(line)}: no answer within {_IPMI_LIMIT_S:g} s") from error
@@ -67,8 +77,11 @@ class RedfishPower:
 
     name = "redfish"
 
-    def __init__(self, address: str, user: str = "", password: str = "", verify: bool = True) -> None:
+    def __init__(self, address: str, user: str = "", password: str = "", verify: bool | str = True) -> None:
         """Find the chassis; the address is scheme and host, such as https://bmc.example.
+
+        Args:
+            verify: its certificate, by the usual authorities or by those in the file named.
 
         Raises:
             BadInput: the address is none.
@@ -130,7 +143,7 @@ def _not_zero(power_w: float, who: str) -> float:
 
 
 def open_node_power(
-    redfish: str = "", user: str = "", password: str = "", verify: bool = True
+    redfish: str = "", user: str = "", password: str = "", verify: bool | str = True
 ) -> tuple[NodeGauge | None, str]:
     """A gauge that has answered once, or None and why: Redfish where an address is given, else IPMI here.
 
@@ -149,6 +162,20 @@ def open_node_power(
     except CounterLost as error:
         return None, f"no meter of the rest of the node: {error}"
     return gauge, ""
+
+
+def open_wanted(wanted: str) -> tuple[NodeGauge | None, str]:
+    """The gauge that a sweep file asks for: "" none, `ipmi`, or the address of a Redfish service; None and why.
+
+    The account, and the file of the authorities that vouch for the controller, are in the environment.
+
+    Raises:
+        BadInput: the address is none.
+    """
+    if not wanted:
+        return None, ""
+    user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
+    return open_node_power("" if wanted == "ipmi" else wanted, user, password, os.environ.get(AUTHORITIES) or True)
 
 
 class NodePowerLog:
@@ -196,17 +223,20 @@ def rest_energy(
 
     Args:
         trace, lost: of `NodePowerLog.stop`.
-        parts: energies of gpu, idle_gpus, cpu and dram; gpu and cpu must be there. Without dram the rest
-            holds it too (flag `rest_includes_dram`); without idle_gpus there are none.
+        parts: energies of gpu, idle_gpus, cpu and dram. Those of GPUs that there are must be known, and that of
+            cpu. Without dram the rest holds it too (flag `rest_includes_dram`).
         gpu_gain: systematic uncertainty of the boards, a fraction.
     """
-    for name in ("gpu", "cpu"):
-        if parts[name].energy_j is None:
+    for name in ("gpu", "idle_gpus", "cpu"):
+        if name in parts and parts[name].energy_j is None:
             return Energy.absent(f"the rest of the node needs the energy of {name}: {parts[name].reason}"), ()
-    inside = trace.power_w[(trace.time_s >= start_s) & (trace.time_s <= end_s)]
+    within = (trace.time_s >= start_s) & (trace.time_s <= end_s)
+    inside, why = trace.power_w[within], f": {lost}" if lost else ""
     if len(inside) < FEWEST_READINGS:
-        why = f": {lost}" if lost else ""
         return Energy.absent(f"{len(inside)} readings of the node's power in the window, 3 are needed{why}"), ()
+    unread_s = float(np.diff(np.concatenate(([start_s], trace.time_s[within], [end_s]))).max())
+    if unread_s > LONGEST_UNREAD_S:
+        return Energy.absent(f"the node's power was not read for {unread_s:.0f} s of the window{why}"), ()
     window_s = end_s - start_s
     node_j = float(inside.mean()) * window_s
     scatter = float(special.stdtrit(len(inside) - 1, 0.975)) * float(inside.std(ddof=1)) / math.sqrt(len(inside))

@@ -3,6 +3,7 @@
 Nothing on the card is ever changed. `pynvml` comes from the distribution nvidia-ml-py.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from harness.meters.reader import AbsentMeter
 
 REFRESH_S = 0.1
 """A100 and H100 refresh the counter and the power about every 100 ms (arXiv 2312.02741)."""
+_SEEN_SHARES: Mapping[str, float] = {"A100": 0.25, "H100": 0.25}
+"""Board -> the share of each refresh that its power sensor sees (arXiv 2312.02741); of others nothing is claimed."""
 _JOULES_PER_COUNT = 1e-3
 _MILLI = 1000.0
 
@@ -52,7 +55,8 @@ class NvmlGpu:
         self.uuid = str(pynvml.nvmlDeviceGetUUID(handle))
         self.name = str(pynvml.nvmlDeviceGetName(handle))
         self.memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-        self.channels = (Channel("gpu", self.uuid, _JOULES_PER_COUNT, None, REFRESH_S, "measured"),)
+        seen = seen_share(self.name)
+        self.channels = (Channel("gpu", self.uuid, _JOULES_PER_COUNT, None, REFRESH_S, "measured", seen),)
         self.power_source = "instant" if self._instant_mw() is not None else "power_usage"
         """`instant`: field 186; `power_usage`: a 1-s average on H100 and on Ampere except GA100."""
         self._power_limit_w = self._optional(pynvml.nvmlDeviceGetEnforcedPowerLimit)
@@ -153,6 +157,15 @@ class NvmlGpu:
             yield
         except pynvml.NVMLError as error:
             raise CounterLost(f"{self.uuid}: NVML says: {error}") from error
+
+
+def seen_share(board: str) -> float | None:
+    """Of each refresh, how much the sensor of a board (by NVML's name of it) sees; None where it is not known.
+
+    Names are compared word by word: an RTX A1000 is no A100.
+    """
+    words = re.findall(r"[A-Za-z0-9]+", board)
+    return next((share for name, share in _SEEN_SHARES.items() if name in words), None)
 
 
 def in_host_pid_namespace() -> bool:

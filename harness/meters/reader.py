@@ -84,7 +84,7 @@ class AbsentMeter:
     absent: Mapping[Domain, str]
     counters: tuple[Counter, ...] = field(default=(), init=False)
     gauges: tuple[Gauge, ...] = field(default=(), init=False)
-    doubts: Mapping[Domain, str] = field(default_factory=dict, init=False)
+    doubts: Mapping[Domain, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Nothing to let go of."""

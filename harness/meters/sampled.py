@@ -12,8 +12,11 @@ Otherwise the counter is either sampled or has only seen steady power, and what 
 the changes of the power shown from one reading of it to the next, over the window and 1.5 refreshes on each side,
     random (95%)   1.2 R sqrt(sum D^2)   each jump may lie anywhere between two samples
     bound          0.4 R |sum D|         a slow rise is seen half a refresh less half a sample late
-Both vanish for a steady power. Load that repeats exactly with the refresh looks steady to samples: one window
-of one counter cannot tell; the phase is varied between repetitions for that.
+Both vanish for a steady power. Load that repeats exactly with the refresh looks steady to samples, and no window of
+such a counter can tell. What it may have hidden is stated apart, as the *sampling bound*: with s the share of each
+refresh R that the sensor sees, E the energy measured in a window of W,
+    U = (1 - s) (W + s R)                             the most that may lie unseen, wherever the window begins
+    bound = U x max(E / W - lowest, highest - E / W)  had the power been at one of its extremes all that time
 """
 
 import numpy as np
@@ -34,7 +37,7 @@ _NOISE_W = 0.3
 def integrates(edges: Edges, shown: Shown) -> bool:
     """Whether some growth of the counter, anywhere in the recording, differs from what was shown.
 
-    False: it cannot be told.
+    False: it cannot be told. True of a counter that samples in about 2% of windows: a refresh misplaced.
     """
     later, power_w = shown.edge[shown.edge > 0], shown.power_w[shown.edge > 0]
     edge_s, half_s = edges.time_s, edges.half_width_s
@@ -59,3 +62,18 @@ def sampling_error(edges: Edges, power: PowerTrace, start_s: float, end_s: float
     change_w = np.diff(power.power_w[near])
     random_j = _JUMP_SHARE * period_s * float(np.sqrt(change_w @ change_w))
     return random_j, _RISE_SHARE * period_s * abs(float(change_w.sum()))
+
+
+def sampling_bound_j(
+    energy_j: float, window_s: float, refresh_s: float, seen_share: float, lowest_w: float, highest_w: float
+) -> float:
+    """The farthest that the true energy may lie from what such a sensor's counter gave, J; 0 where it sees all.
+
+    Args:
+        energy_j, window_s: measured by one counter.
+        refresh_s, seen_share: of it.
+        lowest_w, highest_w: between which the power was, seen or not.
+    """
+    unseen_s = min(window_s, (1 - seen_share) * (window_s + seen_share * refresh_s))
+    mean_w = energy_j / window_s
+    return unseen_s * max(mean_w - lowest_w, highest_w - mean_w)

@@ -6,7 +6,7 @@ open; slow counters are read densely only while nothing else runs (`settle`).
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,8 @@ from harness.errors import CounterLost, MeasurementError
 from harness.meters.base import Domain, GpuState, HostState, PowerTrace, Recording, Series
 from harness.meters.host import HostWatch
 from harness.meters.instant import FAST_REFRESH_S, QUIET_EDGES
-from harness.meters.reader import Counter, Gauge, Meter
+from harness.meters.nodepower import NodePowerLog
+from harness.meters.reader import Counter, Gauge, Meter, NodeGauge
 
 HUNG_S = 5.0
 """A read that takes longer is taken for a hung driver."""
@@ -102,6 +103,10 @@ class PollingSampler:
         dense_period_s: between readings of the slow counters within `settle`.
         state_period_s: between readings of temperature, clocks, event reasons and processes.
         settle_limit_s: `settle` gives up after this long.
+        host: read as often as the GPUs' states.
+        node_gauge: read about once a second, from a thread of its own; None: the node's power is not read.
+        node_reason: why there is no `node_gauge` although one was asked for.
+        memory_gib: of the machine, for the recording.
     """
 
     def __init__(
@@ -113,8 +118,10 @@ class PollingSampler:
         state_period_s: float = 1.0,
         settle_limit_s: float = 1.0,
         host: HostWatch | None = None,
+        node_gauge: NodeGauge | None = None,
+        node_reason: str = "",
+        memory_gib: float | None = None,
     ) -> None:
-        """Args: meters that stay the caller's to close; `host` is read as often as the GPUs' states."""
         self._clock = clock
         self._period_s, self._dense_period_s = period_s, dense_period_s
         self._state_period_s, self._settle_limit_s = state_period_s, settle_limit_s
@@ -124,6 +131,8 @@ class PollingSampler:
         self._powers = [_Power(gauge) for meter in meters for gauge in meter.gauges]
         self._states: list[GpuState] = []
         self._host, self._hosts = host, list[HostState]()
+        self._node = None if node_gauge is None else NodePowerLog(node_gauge, clock)
+        self._node_reason, self._memory_gib = node_reason, memory_gib
         self._state_due_s = clock.monotonic_s()
         self._absent: dict[Domain, str] = {
             domain: reason for meter in meters for domain, reason in meter.absent.items()
@@ -138,6 +147,8 @@ class PollingSampler:
     def start(self) -> None:
         """Read everything once, then go on in the background."""
         self._read_all()
+        if self._node is not None:
+            self._node.start()
         self._thread.start()
 
     def settle(self) -> None:
@@ -182,6 +193,7 @@ class PollingSampler:
             self._thread.join(HUNG_S)
             if self._thread.is_alive():
                 self._lose_all(f"the sampler hangs in a read for more than {HUNG_S:g} s")
+        node_power, lost = (None, self._node_reason) if self._node is None else self._node.stop()
         return Recording(
             series=tuple(series for track in self._tracks for series in track.series()),
             power=tuple(p.trace() for p in self._powers),
@@ -189,6 +201,9 @@ class PollingSampler:
             absent=self._absent,
             hosts=tuple(self._hosts),
             doubts=self._doubts,
+            node_power=node_power,
+            node_power_lost=lost,
+            memory_gib=self._memory_gib,
         )
 
     def _run(self) -> None:
@@ -222,10 +237,9 @@ class PollingSampler:
         """Outside the lock: asking for processes is slow, and only this thread does it."""
         for power in self._powers:
             if not power.lost:
-                try:
+                # One answer that does not come is no loss: a GPU that is gone is missed by its counter.
+                with suppress(MeasurementError):
                     self._states.append(power.gauge.state(self._clock.monotonic_s()))
-                except MeasurementError:
-                    power.lost = True
         if self._host is not None:
             self._hosts.append(self._host.state(self._clock.monotonic_s()))
 

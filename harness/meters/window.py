@@ -14,7 +14,7 @@ from harness.meters.base import Domain, PowerTrace, Recording, Series
 from harness.meters.edges import edges_of
 from harness.meters.instant import FAST_REFRESH_S, not_covered, slow_ends, window_ends
 from harness.meters.interior import Instant, shown_powers
-from harness.meters.sampled import integrates, sampling_error
+from harness.meters.sampled import integrates, sampling_bound_j, sampling_error
 from harness.records import Energy
 
 GPU_GAIN_UNCERTAINTY = 0.05
@@ -37,7 +37,10 @@ class WindowEnergies:
         gpu: sum over the engine's GPUs; by_gpu: each of them, in the order of the UUIDs asked for.
         idle_gpus: sum over the node's other GPUs.
         cpu, dram: sums over all sockets.
-        gpu_power_integral_j: integral of the engine's GPUs' power traces; None without traces.
+        gpu_power_integral_j: integral of the engine's GPUs' power traces; None where they do not cover the window.
+        gpu_sampling_bound_j: how far the truth of `gpu` may lie off, beside its random uncertainty, where the boards'
+            sensors do not look all the time; 0 where they do, or where the counters are seen to integrate; None
+            where it is not known how much they see, or no power limit bounds what they may have missed.
     """
 
     gpu: Energy
@@ -46,6 +49,7 @@ class WindowEnergies:
     cpu: Energy
     dram: Energy
     gpu_power_integral_j: float | None
+    gpu_sampling_bound_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +75,13 @@ def window_energy(
         CounterLost: it stopped answering too early.
         WindowTooShort: no refresh (slow) or reading (fast) on both sides of an end.
     """
-    return _total(_parts([series], start_s, end_s, gated, [power]), series)
+    return _total(_parts([series], start_s, end_s, gated, [power])[0], series)
 
 
 def _parts(
     series: Sequence[Series], start_s: float, end_s: float, gated: bool, powers: Sequence[PowerTrace | None]
-) -> list[Instant]:
-    """Each counter's energy in the window, and its uncertainty in its two parts.
+) -> tuple[list[Instant], bool]:
+    """Each counter's energy in the window, and its uncertainty in its two parts; and whether they integrate.
 
     The GPUs of a node are of one kind: when half of their counters are seen to integrate, all of them do.
     """
@@ -96,9 +100,10 @@ def _parts(
                 loss_j = sampling_error(edges, power, start_s, end_s)
         parts.append((start, end))
         sampling.append(loss_j)
-    if 2 * integrating >= len(series):
+    all_integrate = 2 * integrating >= len(series)
+    if all_integrate:
         sampling = [(0.0, 0.0)] * len(series)
-    return [
+    instants = [
         Instant(
             end.energy_j - start.energy_j,
             math.hypot(start.random_j, end.random_j, random_j),
@@ -106,6 +111,36 @@ def _parts(
         )
         for (start, end), (random_j, bound_j) in zip(parts, sampling, strict=True)
     ]
+    return instants, all_integrate
+
+
+def _sampling_bound_j(
+    recording: Recording,
+    gpus: Sequence[Series],
+    powers: Sequence[PowerTrace | None],
+    parts: Sequence[Instant],
+    window_s: float,
+    gated: bool,
+) -> float | None:
+    """What the sensors of GPUs that are not seen to integrate may have missed, J; linearly, their load being alike.
+
+    Unseen, a board drew at most its power limit, or what it was seen to draw if that is more, and at least nothing;
+    gated, at least the lowest power shown, that of the quiet beside the window.
+    """
+    total_j = 0.0
+    for series, power, part in zip(gpus, powers, parts, strict=True):
+        channel = series.channel
+        if channel.seen_share == 1.0:
+            continue
+        states = [state.power_limit_w for state in recording.states if state.device == channel.device]
+        limits_w = [limit_w for limit_w in states if limit_w is not None]
+        if channel.seen_share is None or not limits_w:
+            return None
+        shown_w = power.power_w if power is not None and power.instant else np.zeros(0)
+        lowest_w = float(shown_w.min()) if gated and len(shown_w) else 0.0
+        highest_w = max(limits_w + shown_w.tolist())
+        total_j += sampling_bound_j(part.energy_j, window_s, channel.refresh_s, channel.seen_share, lowest_w, highest_w)
+    return total_j
 
 
 def _total(parts: Sequence[Instant], first: Series) -> Energy:
@@ -131,16 +166,17 @@ def window_energies(
     others = tuple(series for series in _of_domain(recording, "gpu") if series.channel.device not in gpu_uuids)
     power = {trace.device: trace for trace in recording.power}
     traces = [trace for trace in recording.power if trace.device in gpu_uuids]
-    parts = _parts(gpus, start_s, end_s, gated, [power.get(series.channel.device) for series in gpus])
+    gpu_power = [power.get(series.channel.device) for series in gpus]
+    parts, integrate = _parts(gpus, start_s, end_s, gated, gpu_power)
+    unseen_j = 0.0 if integrate else _sampling_bound_j(recording, gpus, gpu_power, parts, end_s - start_s, gated)
     return WindowEnergies(
         gpu=_total(parts, gpus[0]) if gpus else Energy.absent(_absent_reason(recording, "gpu")),
         by_gpu=tuple(_total([part], series) for part, series in zip(parts, gpus, strict=True)),
         idle_gpus=_energy_or_reason(others, start_s, end_s, "no GPU outside the engine's was read"),
         cpu=_domain_energy(recording, "cpu", start_s, end_s),
         dram=_domain_energy(recording, "dram", start_s, end_s),
-        gpu_power_integral_j=sum(power_integral(trace, start_s, end_s) for trace in traces)
-        if traces and len(traces) == len(gpu_uuids)
-        else None,
+        gpu_power_integral_j=_integral_j(traces, len(gpu_uuids), start_s, end_s),
+        gpu_sampling_bound_j=unseen_j if gpus else None,
     )
 
 
@@ -163,13 +199,23 @@ def _energy_or_reason(series: Sequence[Series], start_s: float, end_s: float, re
     if not series:
         return Energy.absent(reason)
     try:
-        return _total(_parts(series, start_s, end_s, False, [None] * len(series)), series[0])
+        return _total(_parts(series, start_s, end_s, False, [None] * len(series))[0], series[0])
     except MeasurementError as error:
         return Energy.absent(str(error))
 
 
 def _domain_energy(recording: Recording, domain: Domain, start_s: float, end_s: float) -> Energy:
     return _energy_or_reason(_of_domain(recording, domain), start_s, end_s, _absent_reason(recording, domain))
+
+
+def _integral_j(traces: Sequence[PowerTrace], gpus: int, start_s: float, end_s: float) -> float | None:
+    """Under the power of all of the engine's GPUs; None where one of them was not read to the end."""
+    if not traces or len(traces) != gpus:
+        return None
+    try:
+        return sum(power_integral(trace, start_s, end_s) for trace in traces)
+    except WindowTooShort:
+        return None
 
 
 def power_integral(trace: PowerTrace, start_s: float, end_s: float) -> float:

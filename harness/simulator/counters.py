@@ -119,7 +119,7 @@ class RaplCounter:
 
 def nvml_counter(uuid: str, row: int, gain: float, reload_s: float | None, seed: int) -> NvmlCounter:
     """The energy counter of a GPU, at an arbitrary large value."""
-    channel = Channel("gpu", uuid, 1 / MILLIJOULES_PER_J, None, NVML_REFRESH_S, "simulated")
+    channel = Channel("gpu", uuid, 1 / MILLIJOULES_PER_J, None, NVML_REFRESH_S, "simulated", seen_share=1.0)
     start = int(generator("nvml", uuid, seed).integers(10**11, 10**12))
     ticks = Ticks(NVML_REFRESH_S, NVML_JITTER_S, uuid, seed)
     return NvmlCounter(channel, ticks, row, gain, start, reload_s)

@@ -1,6 +1,6 @@
 """A simulated serving engine: gated batches and replays, as steps with times, tokens and power."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,8 @@ class SimulatedEngine:
         self, hardware: Hardware, deployment: Deployment, latency: LatencyConstants, seed: int, load_s: float
     ) -> None:
         self._hardware, self._deployment, self._load_s = hardware, deployment, load_s
-        self._model = StepModel(deployment, hardware.spec.gpu, latency, hardware.power)
-        self._kv_tokens = kv_cache_tokens(deployment, hardware.spec.gpu)
+        self._model = StepModel(deployment, hardware.gpu, latency, hardware.power)
+        self._kv_tokens = kv_cache_tokens(deployment, hardware.gpu)
         self._gpu_uuids = tuple(hardware.gpu_uuids[index] for index in hardware.held)
         self._launch = (hardware.seed, deployment.deployment_id, seed)
         random = generator("launch", *self._launch)
@@ -67,6 +67,10 @@ class SimulatedEngine:
     @property
     def load_s(self) -> float:
         return self._load_s
+
+    @property
+    def launched(self) -> Mapping[str, object]:
+        return {}
 
     @property
     def running(self) -> bool:
@@ -116,9 +120,13 @@ class SimulatedEngine:
             admitted_s=start_s + batching.admitted_s,
             first_token_s=start_s + batching.first_token_s + _TRANSIT_S,
             finished_s=start_s + batching.finished_s + _TRANSIT_S,
+            queue_s=batching.admitted_s - sent_s,
+            prefill_s=batching.first_token_s - batching.admitted_s,
+            decode_s=batching.finished_s - batching.first_token_s,
             prompt_tokens=schedule.prompt_tokens,
             generated_tokens=batching.generated_tokens,
             asked_tokens=schedule.generated_tokens,
+            outcome=np.where(np.isnan(batching.finished_s), "timeout", "finished"),
         )
         steps = _steps(batching, (start_s + batching.start_s)[None], batching.duration_s[None])
         return Served(start_s, self._hardware.clock.monotonic_s(), 1, requests, steps)
@@ -253,7 +261,11 @@ def _batch_requests(workload: BatchWorkload, batching: Batching, sent_s: FloatAr
         admitted_s=admitted_s,
         first_token_s=first_s + _TRANSIT_S,
         finished_s=finished_s + _TRANSIT_S,
+        queue_s=admitted_s - (scheduled_s + _SEND_S),
+        prefill_s=first_s - admitted_s,
+        decode_s=finished_s - first_s,
         prompt_tokens=np.full(batches * size, workload.prompt_tokens),
         generated_tokens=np.tile(batching.generated_tokens, batches),
         asked_tokens=np.full(batches * size, workload.generated_tokens),
+        outcome=np.full(batches * size, "finished"),
     )

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+FOREIGN_PID = 4242
+"""The process that is not the engine's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Faults:
@@ -16,6 +19,7 @@ class Faults:
         crash_at: the engine crashes as it begins these batches, counted from 1 over the node's life
             (a replay counts as one batch). It is over once it has happened: a new launch works.
         failing_deployments: deployment ids whose launch fails.
+        busy_until_s: until then the node is found in use by others before a launch.
     """
 
     driver_reload_s: float | None = None
@@ -25,6 +29,7 @@ class Faults:
     gpu_index: int | None = None
     crash_at: frozenset[int] = frozenset()
     failing_deployments: frozenset[str] = frozenset()
+    busy_until_s: float | None = None
 
     def concerns(self, gpu_index: int) -> bool:
         """Whether the GPU faults are of this GPU."""

@@ -49,7 +49,10 @@ class Hardware:
         power: PowerConstants,
         faults: Faults,
     ) -> None:
-        self.spec, self.seed, self.power, self.faults = spec, seed, power, faults
+        if spec.gpu is None or spec.cpu is None:
+            raise ValueError(f"{spec.kind}: a node without GPUs cannot be simulated")
+        self.spec, self.gpu, self.cpu = spec, spec.gpu, spec.cpu
+        self.seed, self.power, self.faults = seed, power, faults
         self.clock = VirtualClock(start_utc)
         self.gpu_uuids = tuple(_uuid(name, index) for index in range(spec.gpus))
         self.cpu_row, self.dram_row = spec.gpus, spec.gpus + 1
@@ -62,7 +65,7 @@ class Hardware:
         self.gpu_counters = tuple(
             nvml_counter(uuid, row, gains[row], faults.driver_reload_s, seed) for row, uuid in enumerate(self.gpu_uuids)
         )
-        self.rapl_counters = rapl_counters(spec.cpu, self.cpu_row, self.dram_row, name, seed)
+        self.rapl_counters = rapl_counters(self.cpu, self.cpu_row, self.dram_row, name, seed)
         watch_s = () if faults.driver_reload_s is None else (faults.driver_reload_s,)
         self._timeline = Timeline(spec.gpus + 4, watch_s)
         self._spans: weakref.WeakSet[Span] = weakref.WeakSet()
@@ -71,7 +74,7 @@ class Hardware:
         self.held: tuple[int, ...] = ()
         self.batches_begun = 0
         self._idle_w = self._drawn_idle()
-        self.thermal = Thermal(spec.gpu.tdp_w, self._idle_w[: spec.gpus])
+        self.thermal = Thermal(self.gpu.tdp_w, self._idle_w[: spec.gpus])
 
     def hold(self, gpus: tuple[int, ...]) -> None:
         """From now on an engine's model is resident on these GPUs (none: no engine)."""
@@ -96,15 +99,15 @@ class Hardware:
     def work(self, activity: Activity) -> None:
         """Let the clock run through `activity`, whose last message is at its end; then idle begins."""
         self.catch_up()
-        spec, segments = self.spec, len(activity.time_s) - 1
+        segments = len(activity.time_s) - 1
         if segments == 0:
             return
         power_w = np.repeat(self._idle_w[:, None], segments, axis=1)
         held = list(self.held)
         dynamic_w = activity.dynamic_w * self._process[held, None]
-        power_w[held] = np.minimum(power_w[held] + dynamic_w, spec.gpu.tdp_w)
-        power_w[self.cpu_row] = np.minimum(activity.cpu_w, spec.cpu.tdp_w)
-        power_w[self.dram_row] = np.minimum(activity.dram_w, spec.cpu.dram_tdp_w)
+        power_w[held] = np.minimum(power_w[held] + dynamic_w, self.gpu.tdp_w)
+        power_w[self.cpu_row] = np.minimum(activity.cpu_w, self.cpu.tdp_w)
+        power_w[self.dram_row] = np.minimum(activity.dram_w, self.cpu.dram_tdp_w)
         power_w[self.clock_row] = activity.relative_clock
         power_w[self.capped_row] = activity.relative_clock < 1.0
         self._append(activity.time_s, power_w)
@@ -115,7 +118,7 @@ class Hardware:
     @property
     def host_power(self) -> HostPower:
         """What the processors and memory draw with the engine that is resident now."""
-        cpu, power, workers = self.spec.cpu, self.power, len(self.held)
+        cpu, power, workers = self.cpu, self.power, len(self.held)
         return HostPower(
             serving_cpu_w=cpu_w(cpu, power, power.serving_cores + workers),
             spinning_cpu_w=cpu_w(cpu, power, power.resident_cores + workers),
@@ -129,10 +132,6 @@ class Hardware:
         """The true energies from `since_s` until now."""
         self.catch_up()
         return self._timeline.view(since_s)
-
-    @property
-    def known_since_s(self) -> float:
-        return self._timeline.start_s
 
     @property
     def segments_kept(self) -> int:
@@ -161,11 +160,10 @@ class Hardware:
 
     def _drawn_idle(self) -> FloatArray:
         """(rows,) power without work; idle wanders a little from one stretch to the next."""
-        spec = self.spec
-        gpu_w = np.full(spec.gpus, spec.gpu.idle_w)
-        gpu_w[list(self.held)] = loaded_idle_w(spec.gpu, self.power)
+        gpu_w = np.full(self.spec.gpus, self.gpu.idle_w)
+        gpu_w[list(self.held)] = loaded_idle_w(self.gpu, self.power)
         resident_cores = self.power.resident_cores if self.held else 0.0
-        host_w = [cpu_w(spec.cpu, self.power, resident_cores), dram_w(spec.cpu, 0.0)]
+        host_w = [cpu_w(self.cpu, self.power, resident_cores), dram_w(self.cpu, 0.0)]
         idle_w = np.concatenate((gpu_w * self._leakage, host_w))
         wander = noise(self._wander, IDLE_SD, idle_w.shape)
         # An idle engine keeps its GPUs at full clocks; nothing is capped.

@@ -9,10 +9,11 @@ from harness.clock import VirtualClock
 from harness.errors import LaunchFailed
 from harness.feasibility import deployment_obstacle
 from harness.meters.base import Domain
+from harness.node import board_group
 from harness.points import Deployment, Environment, NodeSpec, Source, content_id
 from harness.simulator.activity import Activity
 from harness.simulator.engine import ENGINE_VERSION, SimulatedEngine
-from harness.simulator.faults import NO_FAULTS, Faults
+from harness.simulator.faults import FOREIGN_PID, NO_FAULTS, Faults
 from harness.simulator.hardware import Hardware
 from harness.simulator.latency import LatencyConstants
 from harness.simulator.power import PowerConstants, dram_w
@@ -24,6 +25,7 @@ START_S = 40.0
 """Of a launch without its weights: imports, compilation, graph capture."""
 _LOAD_SD = 0.05
 _FAILED_LAUNCH_S = 30.0
+_LOOK_S = 1.0
 _DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -127,8 +129,19 @@ class SimulatedNode:
         """How many stretches of constant power are in memory."""
         return self._hardware.segments_kept
 
+    @property
+    def processor(self) -> str:
+        return self._hardware.cpu.name
+
+    def busy(self) -> tuple[str, ...]:
+        until_s = self._hardware.faults.busy_until_s
+        self.clock.sleep(_LOOK_S)
+        if until_s is None or self.clock.monotonic_s() >= until_s:
+            return ()
+        return (f"{self.gpu_uuids[0]} is used by pid {FOREIGN_PID}",)
+
     def environment(self, deployment: Deployment) -> Environment:
-        gpu = self.spec.gpu
+        gpu = self._hardware.gpu
         return Environment(
             source="simulated",
             node_kind=self.spec.kind,
@@ -152,8 +165,7 @@ class SimulatedNode:
             hardware.clock.sleep(_FAILED_LAUNCH_S)
             raise LaunchFailed(f"the engine did not become ready: {obstacle}", log_tail=obstacle)
         random = generator("load", hardware.seed, deployment.deployment_id, seed)
-        # Boards differ, so launches go round them: any aligned group of the node's GPUs.
-        group = int(random.integers(self.spec.gpus // deployment.gpus)) * deployment.gpus
+        group = board_group(seed, self.spec.gpus // deployment.gpus) * deployment.gpus
         hardware.hold(tuple(range(group, group + deployment.gpus)))
         weights_s = deployment.model.weight_bytes(deployment.bits) / READ_BYTES_PER_S
         load_s = (weights_s + START_S) * factor(random, _LOAD_SD)
@@ -164,7 +176,7 @@ class SimulatedNode:
                 time_s=np.array([now_s, now_s + load_s]),
                 dynamic_w=np.zeros((deployment.gpus, 1)),
                 cpu_w=np.array([host.serving_cpu_w]),
-                dram_w=np.array([dram_w(self.spec.cpu, hardware.power.dram_load_share)]),
+                dram_w=np.array([dram_w(hardware.cpu, hardware.power.dram_load_share)]),
                 relative_clock=np.ones(1),
             )
         )
@@ -174,6 +186,6 @@ class SimulatedNode:
     def _obstacle(self, deployment: Deployment) -> str:
         if deployment.deployment_id in self._hardware.faults.failing_deployments:
             return "RuntimeError: NCCL error: unhandled system error"
-        if deployment.gpu != self.spec.gpu.kind:
-            return f"the deployment is for {deployment.gpu}, the node has {self.spec.gpu.kind}"
+        if deployment.gpu != self.spec.gpu_kind:
+            return f"the deployment is for {deployment.gpu}, the node has {self.spec.gpu_kind}"
         return deployment_obstacle(deployment, self.spec.gpu, self.spec.gpus)

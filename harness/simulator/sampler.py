@@ -7,6 +7,7 @@ import numpy as np
 from harness.meters.base import Domain, GpuState, PowerTrace, Recording, Series
 from harness.points import FloatArray
 from harness.simulator.counters import Counter, NvmlCounter
+from harness.simulator.faults import FOREIGN_PID
 from harness.simulator.hardware import Hardware, Span
 from harness.simulator.seeds import generator
 from harness.simulator.timeline import View
@@ -22,7 +23,7 @@ _LATENCY_SPREAD = (0.7, 1.5)
 _FULL_CLOCK_MHZ = {"a100": 1410.0, "h100": 1980.0}
 _OTHER_CLOCK_MHZ = 1500.0
 _IDLE_CLOCK_MHZ = 210.0
-_FOREIGN_PID = 4242
+NO_NODE_METER = "a simulated node has no meter of its rest (fans, switches, power supplies)"
 NO_DRAM_COUNTER = "no DRAM energy counter on this processor (AMD has no RAPL DRAM domain)"
 
 
@@ -77,9 +78,11 @@ class SimulatedSampler:
         latency_s = self._latency_s[:, None] * random.uniform(*_LATENCY_SPREAD, (len(self._counters), len(poll_s)))
         read_s = poll_s + np.cumsum(latency_s, axis=0) - latency_s / 2
         series = tuple(self._series(index, view, read_s[index], latency_s[index]) for index in range(len(read_s)))
-        cpu = self._hardware.spec.cpu
+        cpu = self._hardware.cpu
         absent: dict[Domain, str] = {} if cpu.has_dram_counter else {"dram": NO_DRAM_COUNTER}
-        recording = Recording(series, self._power(view, span.start_s, end_s), self._states(view), absent)
+        recording = Recording(
+            series, self._power(view, span.start_s, end_s), self._states(view), absent, node_power_lost=NO_NODE_METER
+        )
         self._hardware.close_span(span)
         self._span = None
         return recording
@@ -132,7 +135,7 @@ class SimulatedSampler:
             elif phase.period_s == 0.0:
                 instants.append(phase.start_s)
         time_s = np.array(instants)
-        hardware, gpu = self._hardware, self._hardware.spec.gpu
+        hardware, gpu = self._hardware, self._hardware.gpu
         # Clock and cap are of the time since the state before.
         since_s = np.maximum(np.concatenate(([0.0], time_s[:-1])), time_s - STATE_S)
         passed_s = np.maximum(time_s - since_s, 1e-9)
@@ -169,7 +172,7 @@ class SimulatedSampler:
 
     def _foreign(self, index: int, time_s: float) -> tuple[int, ...]:
         faults = self._hardware.faults
-        return (_FOREIGN_PID,) if _within(faults.foreign_process_s, time_s) and faults.concerns(index) else ()
+        return (FOREIGN_PID,) if _within(faults.foreign_process_s, time_s) and faults.concerns(index) else ()
 
 
 def _within(interval_s: tuple[float, float] | None, time_s: float) -> bool:

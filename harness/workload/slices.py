@@ -6,7 +6,7 @@ Context policies (a request's prompt and generated tokens share one context):
   if the generated tokens leave no room for one prompt token, they are cut to the context less one.
 - `drop`: a request over the context is left out.
 
-Both counts are kept with the schedule.
+Both counts are kept with the schedule. Lengths may be scaled before, for engines too small for a trace.
 """
 
 import math
@@ -23,10 +23,11 @@ from harness.workload.azure import Trace
 
 ContextPolicy = Literal["clip-prompt", "drop"]
 SLICE_RULES = "median, busiest, or start:SECONDS"
-_MIN_SLICE_S = 1.0
+MIN_SLICE_S = 1.0
 _WINDOWS_PER_SLICE = 4
 _MIN_RATE_SCALE, _MAX_RATE_SCALE = 0.01, 1000.0
 _MAX_CAPACITY_SHARE = 2.0
+MIN_LENGTH_SCALE, MAX_LENGTH_SCALE = 0.001, 10.0
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _PROMPT_BANDS = 32
 """Requests of nearby prompt rank are a 32nd of the trace (605 of the chat trace, 275 of the code trace)."""
@@ -43,13 +44,10 @@ def choose_slice(trace: Trace, duration_s: float, rule: str) -> float:
         BadInput: an unknown rule, or a slice that does not lie within the trace.
     """
     _check_duration(trace, duration_s)
-    given = re.fullmatch(f"start:{_NUMBER}", rule.strip(), re.ASCII)
-    if given:
-        start_s = float(given[1])
+    start_s = parse_slice_rule(rule)
+    if start_s is not None:
         _check_start(trace, start_s, duration_s)
         return start_s
-    if rule.strip() not in ("median", "busiest"):
-        raise BadInput("slice", rule, SLICE_RULES)
     step_s = duration_s / _WINDOWS_PER_SLICE
     windows = math.floor((trace.end_s - duration_s) / step_s + 1e-9) + 1
     starts_s = np.arange(windows) * step_s
@@ -60,10 +58,34 @@ def choose_slice(trace: Trace, duration_s: float, rule: str) -> float:
     return float(starts_s[np.flatnonzero(counts == wanted)[0]])
 
 
+def parse_slice_rule(rule: str, field: str = "slice") -> float | None:
+    """The start that `start:SECONDS` gives; None for `median` and `busiest`.
+
+    Args:
+        field: what a complaint calls it.
+
+    Raises:
+        BadInput: anything else.
+    """
+    given = re.fullmatch(f"start:{_NUMBER}", rule.strip(), re.ASCII)
+    if given is None and rule.strip() not in ("median", "busiest"):
+        raise BadInput(field, rule, SLICE_RULES)
+    return float(given[1]) if given else None
+
+
 def make_schedule(
-    trace: Trace, start_s: float, duration_s: float, max_context_tokens: int, context_policy: str
+    trace: Trace,
+    start_s: float,
+    duration_s: float,
+    max_context_tokens: int,
+    context_policy: str,
+    length_scale: float = 1.0,
 ) -> Schedule:
     """The requests that arrive in [start_s, start_s + duration_s), fitted to a context.
+
+    Args:
+        length_scale: factor on all prompt and generated tokens, before the context policy: rounded up, so that
+            each stays at least 1.
 
     Raises:
         BadInput: the slice does not lie within the trace or has no request, or none is left.
@@ -77,6 +99,7 @@ def make_schedule(
     if first == end:
         raise BadInput(where, "no requests", "a slice with at least one request", "choose `median` or `busiest`")
     lengths = np.stack([trace.prompt_tokens[first:end], trace.generated_tokens[first:end]], axis=1)
+    lengths = scale_lengths(lengths, length_scale)
     arrival_s = trace.arrival_s[first:end] - start_s
     fitted = clip_lengths(lengths, max_context_tokens)
     over = (fitted != lengths).any(axis=1)
@@ -97,6 +120,21 @@ def make_schedule(
     )
 
 
+def scale_lengths(lengths: IntArray, length_scale: float) -> IntArray:
+    """Token counts times a factor, rounded up.
+
+    Raises:
+        BadInput: a factor out of range.
+    """
+    if not MIN_LENGTH_SCALE <= length_scale <= MAX_LENGTH_SCALE:
+        raise BadInput("length_scale", length_scale, f"{MIN_LENGTH_SCALE:g} to {MAX_LENGTH_SCALE:g}")
+    if length_scale == 1.0:
+        return lengths
+    # A part in 10^9 less, so that 100 x 0.07 is 7, not 8.
+    scaled: IntArray = np.ceil(lengths * length_scale * (1 - 1e-9)).astype(np.int64)
+    return scaled
+
+
 def clip_lengths(lengths: IntArray, max_context_tokens: int) -> IntArray:
     """(n, 2) prompt and generated tokens after `clip-prompt`; each pair fits, both stay at least 1.
 
@@ -110,10 +148,13 @@ def clip_lengths(lengths: IntArray, max_context_tokens: int) -> IntArray:
     return np.stack([prompt, generated], axis=1)
 
 
-def parse_rate(text: str) -> tuple[float | None, float | None]:
+def parse_rate(text: str, field: str = "rate") -> tuple[float | None, float | None]:
     """(rate_scale, capacity_share) of `1.5` or `x1.5` (times the trace's rate) or `capacity:0.8`.
 
     Exactly one of the two is a number.
+
+    Args:
+        field: what a complaint calls it.
 
     Raises:
         BadInput: anything else, zero, or a figure out of range.
@@ -127,7 +168,7 @@ def parse_rate(text: str) -> tuple[float | None, float | None]:
         return None, float(share[1])
     accepted = f"a factor on the trace's rate such as 1.5 or x1.5 ({_MIN_RATE_SCALE:g} to {_MAX_RATE_SCALE:g})"
     accepted += f", or a share of capacity such as capacity:0.8 (over 0, at most {_MAX_CAPACITY_SHARE:g})"
-    raise BadInput("rate", text, accepted)
+    raise BadInput(field, text, accepted)
 
 
 def pick_lengths(trace: Trace, n: int, seed: int, max_context_tokens: int) -> IntArray:
@@ -183,8 +224,8 @@ def _nearest_free(
 
 
 def _check_duration(trace: Trace, duration_s: float) -> None:
-    if not _MIN_SLICE_S <= duration_s <= trace.end_s:
-        raise BadInput("slice duration", duration_s, f"{_MIN_SLICE_S:g} to {trace.end_s:g} s, as long as {trace.name}")
+    if not MIN_SLICE_S <= duration_s <= trace.end_s:
+        raise BadInput("slice duration", duration_s, f"{MIN_SLICE_S:g} to {trace.end_s:g} s, as long as {trace.name}")
 
 
 def _check_start(trace: Trace, start_s: float, duration_s: float) -> None:

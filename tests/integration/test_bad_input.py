@@ -24,7 +24,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *expected: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["sweep", "none.yaml"], "No such file"),
+        (["sweep", "none.yaml"], "an existing sweep file"),
         (["sweep"], "harness sweep deployments/simulated-dgx.yaml"),
         (["sweep", "sweep.yaml", "--budget", "5x"], "5x"),
         (["sweep", "sweep.yaml", "--budget", "-1h"], "--budget"),
@@ -42,7 +42,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *expected: str) -> N
         (["replay", "sweep.yaml", "--trace", "azure2023-chat"], "azure2023-conv"),
         (["replay", "sweep.yaml", "--trace", "good.csv", "--duration", "nan"], "--duration"),
         (["replay", "sweep.yaml", "--trace", "good.csv", "--start", "999999"], "slice"),
-        (["replay", "sweep.yaml", "--trace", "good.csv", "--rate-scale", "0"], "0"),
+        (["replay", "sweep.yaml", "--trace", "good.csv", "--rate-scale", "0"], "--rate-scale: '0'"),
         (["replay", "sweep.yaml", "--trace", "good.csv", "--rate-scale", "capacity:-1"], "capacity:-1"),
         (["replay", "sweep.yaml"], "--trace"),
         (["status", "--results", "nowhere"], "nowhere"),

@@ -31,7 +31,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has: the checkout without results, fetched traces and environments."""
     folder = tmp_path_factory.mktemp("checkout") / "repository"
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", "simulated", "measured", "bench", "*.csv", "__pycache__", ".*_cache"
+        ".git", ".venv*", "simulated", "measured", "bench", "*.csv", "__pycache__", ".*_cache"
     )
     shutil.copytree(REPOSITORY, folder, ignore=ignored)
     return folder

@@ -27,15 +27,19 @@ FOREVER_S = (0.0, 1e9)
 
 
 class Silent:
-    """A progress that shows nothing and counts launches."""
+    """A progress that shows nothing, counts launches, and keeps what was skipped."""
 
     def __init__(self) -> None:
         self.launches = 0
+        self.skips: list[tuple[str, tuple[str, ...]]] = []
 
     def planned(self, runs: int) -> None: ...
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None:
         self.launches += 1
+
+    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None:
+        self.skips.append((agent.name, reasons))
 
     def measured(self, run: RunRecord) -> None: ...
 
@@ -173,19 +177,75 @@ def test_corrected_figures_of_a_node_are_another_environment(tmp_path: Path) -> 
     assert counts == [(4, 0), (0, 4)]
 
 
+def test_a_busy_node_is_skipped_with_the_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, ("[dgx-h100]", "[dgx-a100, dgx-h100]")))
+    busy, free = (SimulatedNode(spec, spec.kind, seed=0, faults=faults) for spec, faults in
+                  zip(sweep.nodes, (Faults(busy_until_s=1e9), Faults()), strict=True))  # fmt: skip
+    order, progress = SweepOrder(sweep, tmp_path / "out", seed=0), Silent()
+    space = build_space(sweep, _no_trace, 0)
+    outcome = run_sweep(order, space, [Agent(busy), Agent(free)], progress, WallClock(), "test")
+    assert outcome.skipped == tuple(progress.skips) == (("dgx-a100", (f"{busy.gpu_uuids[0]} is used by pid 4242",)),)
+    assert (outcome.points_done, outcome.runs_taken, outcome.runs_left, progress.launches) == (4, 8, 8, 2)
+    assert set(read(tmp_path / "out")["node"]) == {"dgx-h100"}
+    assert busy.clock.monotonic_s() < 60, "it was looked at for half a minute, no longer"
+    again = run_sweep(order, space, [Agent(SimulatedNode(sweep.nodes[0], "later", seed=0))], progress, WallClock(), "t")
+    assert (again.runs_taken, again.runs_left, again.skipped) == (8, 0, ())
+
+
+def test_a_node_that_becomes_free_within_half_a_minute_is_measured(tmp_path: Path) -> None:
+    outcome, runs, launches = swept(tmp_path, Faults(busy_until_s=20.0))
+    assert (outcome.points_done, outcome.skipped, launches) == (4, (), 2)
+    assert outcomes(runs) == {"ok"}
+
+
+def test_a_node_with_nothing_left_to_measure_is_not_looked_at(tmp_path: Path) -> None:
+    swept(tmp_path, Faults())
+    outcome, _, launches = swept(tmp_path, Faults(busy_until_s=1e9))
+    assert (outcome.skipped, outcome.runs_left, launches) == ((), 0, 0)
+
+
 FAULTY = """
 import functools
 import harness.cluster.local as local
 from harness.simulator.faults import Faults
-local.SimulatedNode = functools.partial(local.SimulatedNode, faults=Faults(thermal_slowdown_s=(0.0, 1e9)))
+local.SimulatedNode = functools.partial(local.SimulatedNode, faults=Faults(FAULTS))
+from harness.cli.main import main
+main()
+"""
+SLOWED_DOWN = FAULTY.replace("FAULTS)", "thermal_slowdown_s=(0.0, 1e9))")
+BUSY = FAULTY.replace("FAULTS)", "busy_until_s=1e9)")
+BUSY_AFTER_ONE_LAUNCH = """
+from harness.simulator.node import SimulatedNode
+launch = SimulatedNode.launch
+def launch_once(node, *arguments):
+    SimulatedNode.busy = lambda node: ("others came",)
+    return launch(node, *arguments)
+SimulatedNode.launch = launch_once
 from harness.cli.main import main
 main()
 """
 
 
+@pytest.mark.parametrize(
+    ("code", "exit_code", "words"),
+    [(BUSY, 1, "sim-dgx-h100 was skipped: GPU-sim-"), (BUSY_AFTER_ONE_LAUNCH, 3, "was skipped: others came")],
+)
+def test_the_exit_code_says_whether_anything_was_measured_beside_a_busy_node(
+    tmp_path: Path, code: str, exit_code: int, words: str
+) -> None:
+    write_sweep(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sweep", "sweep.yaml", "--results", "out"], cwd=tmp_path,
+        env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == exit_code, done.stderr
+    assert words in done.stderr
+    assert "Nothing left to do" not in done.stdout
+
+
 def test_points_that_were_given_up_end_in_exit_code_3_and_say_how_to_retry(tmp_path: Path) -> None:
     write_sweep(tmp_path)
-    command = [sys.executable, "-c", FAULTY, "sweep", "sweep.yaml", "--results", "out"]
+    command = [sys.executable, "-c", SLOWED_DOWN, "sweep", "sweep.yaml", "--results", "out"]
     for _ in range(2):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True,

@@ -31,8 +31,9 @@ def make_bundle(number: int = 0, details: bool = True, **changes: Any) -> RunBun
         "cpu": "Intel Xeon Platinum 8480C", "driver_version": "550.90.07", "power_limit_w": 700.0,
         "engine": "vllm", "engine_version": "0.6.3", "harness_version": "0.1.0", "weights": "dummy",
         "model": "llama-2-7b", "bits": 16, "tp": 2, "pp": 1, "token_budget": 8192, "max_sequences": 256,
-        "max_context_tokens": 4096, "workload": "batch", "batch_size": 8, "prompt_tokens": 512.0,
-        "generated_tokens": 128.0, "requests": 24, "decode_batch_mean": 7.9, "mixed_step_fraction": 0.0,
+        "max_context_tokens": 4096, "enforce_eager": False, "workload": "batch", "batch_size": 8,
+        "prompt_tokens": 512.0, "generated_tokens": 128.0, "requests": 24,
+        "decode_batch_mean": 7.9, "mixed_step_fraction": 0.0,
         "gap_fraction": float(rng.uniform(0.01, 0.05)), "started_at": STARTED + timedelta(seconds=7.5 * number),
         "window_started_s": 1e4 + 7.5 * number, "window_s": float(rng.normal(2.4, 0.01)), "batches_in_window": 3,
         "prefill_window_s": float(rng.normal(2.1, 0.01)), "prefill_batches_in_window": 40,
@@ -54,9 +55,12 @@ def _window(window: Any, start_s: float, rng: np.random.Generator) -> WindowDeta
     sent_s = start_s + rng.uniform(0, 1e-3, 8)
     finished_s = sent_s + rng.uniform(0.7, 0.8, 8)
     finished_s[0] = np.nan if window == "full" else finished_s[0]
+    queue_s, prefill_s, decode_s = np.full(8, 0.001), np.full(8, 0.059), finished_s - sent_s - 0.06
+    outcome = np.where(np.isnan(finished_s), "timeout", "finished")
     requests = Requests(
-        zeros, sent_s, sent_s, sent_s + 0.001, sent_s + 0.06, finished_s, zeros + 512, zeros + 128, zeros + 128
-    )
+        zeros, sent_s, sent_s, sent_s + 0.001, sent_s + 0.06, finished_s, queue_s, prefill_s, decode_s,
+        zeros + 512, zeros + 128, zeros + 128, outcome,
+    )  # fmt: skip
     steps_s = start_s + np.arange(12) * 0.06
     ones = np.ones(12, np.int64)
     steps = Steps(steps_s, rng.uniform(0.05, 0.06, 12), ones * 0, ones, ones * 64, np.arange(12), ones * 4096)

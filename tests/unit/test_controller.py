@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from harness.controller import Controller
 from harness.plan import MeasurementRules
 from harness.points import Deployment, Environment, Point
+from harness.records import INTERRUPTED
 from harness.space import Candidate, Group, Space, spread_out
 from tests.unit.builders import batch_point, deployment
 
@@ -20,6 +21,7 @@ class Run:
     status: str = "ok"
     purpose: str = "sweep"
     gpu_energy_j: float | None = 100.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,3 +179,14 @@ def test_any_prefix_of_the_deployments_is_spread_out() -> None:
     assert sorted(map(repr, order)) == sorted(map(repr, items))
     assert {item.model.name for item in order[:3]} == {"llama-2-7b", "llama-2-70b"}
     assert {1, 8} <= {item.tensor_parallel for item in order[:4]}
+
+
+def test_an_interrupted_run_is_no_try_at_its_repetition() -> None:
+    host, asked = FakeHost(), controller()
+    for _ in range(RULES.max_attempts + 1):
+        asked.tell([Run(SMALL.point_id, environment_id(host), 1, 1, "failed", reason=INTERRUPTED)])
+    plan = asked.ask(host)
+    assert plan is not None
+    assert [(item.repetition, item.attempt) for item in plan.assignments if item.point == SMALL] == [
+        (1, 1), (2, 1), (3, 1),
+    ]  # fmt: skip

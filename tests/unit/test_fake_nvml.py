@@ -16,6 +16,9 @@ import pytest
 from tests.fixtures.nvml.build import build_fake_nvml
 from tests.fixtures.nvml.driver import FakeDriver, Gate, Trace, bursts, constant, ramp, square, steps, unsteady
 
+pytestmark = pytest.mark.flaky(reruns=3, reruns_delay=1)
+"""Real clocks and processes: a machine that stalls for half a second turns any of them."""
+
 READ = """
 import ctypes, json, sys, time
 import pynvml

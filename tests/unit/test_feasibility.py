@@ -1,11 +1,18 @@
 """Feasibility is decided before a launch, from memory and divisibility."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from harness.feasibility import deployment_obstacle, kv_cache_tokens, point_obstacle, weight_bytes_per_gpu
-from harness.points import BatchWorkload, Point
+from harness.feasibility import (
+    deployment_obstacle,
+    kv_cache_tokens,
+    node_obstacle,
+    point_obstacle,
+    weight_bytes_per_gpu,
+)
+from harness.points import NO_GPU, BatchWorkload, Point
 from tests.unit.builders import batch_point, deployment, node
 
 
@@ -41,6 +48,33 @@ def test_uneven_pipeline_is_refused_by_sarathi_only() -> None:
     sarathi = deployment("internlm-20b", pp=8, engine="sarathi")
     assert "60 layers" in deployment_obstacle(sarathi, spec.gpu, spec.gpus)
     assert deployment_obstacle(deployment("internlm-20b", pp=8), spec.gpu, spec.gpus) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine": "sarathi", "bits": 8}, "sarathi serves no weights of 8 bits"),
+        ({"engine": "transformers", "bits": 8}, "transformers serves no weights of 8 bits"),
+        ({"engine": "transformers", "tp": 2}, "transformers serves tp 1 x pp 1 only"),
+        ({"engine": "sarathi", "gpu": NO_GPU}, "sarathi computes on GPUs only"),
+    ],
+)
+def test_what_one_engine_cannot_do_another_may(changes: dict[str, Any], words: str) -> None:
+    bits, others = changes.get("bits", 16), {name: value for name, value in changes.items() if name != "bits"}
+    item = replace(deployment(**others), bits=bits)
+    spec = node()
+    assert words in deployment_obstacle(item, spec.gpu, spec.gpus)
+    other = replace(item, limits=replace(item.limits, engine="vllm"))
+    assert deployment_obstacle(other, spec.gpu, spec.gpus) == ""
+
+
+def test_on_a_node_without_gpus_only_what_is_known_is_checked() -> None:
+    spec = node("cpu-only")
+    assert (spec.gpu, spec.cpu, spec.gpus, spec.gpu_kind, spec.places) == (None, None, 0, "none", 4)
+    huge = batch_point(batch=128, prompt=4000, generated=96, model="llama-2-70b", gpu=NO_GPU)
+    assert node_obstacle(huge, spec) == "", "memory is not judged"
+    assert "needs 8 engine ranks" in node_obstacle(batch_point(tp=8, gpu=NO_GPU), spec)
+    assert "128 sequences" in node_obstacle(batch_point(batch=129, gpu=NO_GPU), spec)
 
 
 def test_a_batch_must_fit_as_one_batch() -> None:

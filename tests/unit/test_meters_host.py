@@ -12,6 +12,9 @@ from harness.hygiene import foreign_cores
 from harness.meters.dram import count_dimms, estimate_dram, implausible_dram, memory_gib
 from harness.meters.host import HostWatch
 
+pytestmark = pytest.mark.flaky(reruns=3, reruns_delay=1)
+"""Real clocks and processes: a machine that stalls for half a second turns any of them."""
+
 BURN = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
 
 

@@ -205,7 +205,7 @@ def test_a_log_keeps_what_it_read_until_the_gauge_is_lost() -> None:
 def parts(dram: Energy | None = None) -> dict[str, Energy]:
     return {
         "gpu": Energy(30_000.0, 10.0, "measured"),
-        "idle_gpus": Energy.absent("no GPU outside the engine's was read"),
+        "idle_gpus": Energy(0.0, 0.0, "measured"),
         "cpu": Energy(4_000.0, 5.0, "measured"),
         "dram": dram or Energy(500.0, 1.0, "measured"),
     }
@@ -240,3 +240,18 @@ def test_too_few_readings_or_a_missing_part_give_no_rest_but_the_reason() -> Non
     assert rest.reason == "1 readings of the node's power in the window, 3 are needed: the controller restarts"
     rest, _ = rest_energy(TRACE, "", 0.5, 10.5, parts() | {"cpu": Energy.absent("permission denied")}, 0.05)
     assert rest.reason == "the rest of the node needs the energy of cpu: permission denied"
+    rest, _ = rest_energy(TRACE, "", 0.5, 10.5, parts() | {"idle_gpus": Energy.absent("GPU is lost")}, 0.05)
+    assert rest.reason == "the rest of the node needs the energy of idle_gpus: GPU is lost"
+
+
+def test_a_node_without_gpus_has_a_rest_too() -> None:
+    without = {name: energy for name, energy in parts().items() if "gpu" not in name}
+    rest, _ = rest_energy(TRACE, "", 0.5, 10.5, without, 0.05)
+    assert rest.energy_j == pytest.approx(50_000 - 4_500)
+
+
+def test_a_controller_that_falls_silent_in_the_window_gives_no_rest() -> None:
+    rest, _ = rest_energy(TRACE, "the controller restarts", 0.5, 1800.0, parts(), 0.05)
+    assert rest.energy_j is None
+    assert "was not read for" in rest.reason
+    assert "the controller restarts" in rest.reason

@@ -14,6 +14,9 @@ import pytest
 from tests.fixtures.nvml.build import build_fake_nvml
 from tests.fixtures.nvml.driver import FakeDriver, constant, steps
 
+pytestmark = pytest.mark.flaky(reruns=3, reruns_delay=1)
+"""Real clocks and processes: a machine that stalls for half a second turns any of them."""
+
 GLANCE = """
 import json
 from harness.errors import HarnessError
@@ -33,6 +36,7 @@ else:
         "reasons": [sorted(state.event_reasons) for state in states],
         "foreign": [state.foreign_pids for state in states],
         "limit": [state.power_limit_w for state in states],
+        "seen": [gpu.channels[0].seen_share for gpu in gpus],
     }))
     meter.close()
     meter.close()
@@ -97,6 +101,22 @@ def test_gpus_are_found_with_uuid_instant_power_and_limit(library: Path) -> None
     assert found["power_source"] == ["instant", "instant"]
     assert found["reasons"] == [[], []]
     assert found["limit"] == [700.0, 700.0]
+
+
+@pytest.mark.parametrize(
+    ("board", "seen_share"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 0.25),
+        ("NVIDIA A100 80GB PCIe", 0.25),
+        ("NVIDIA H100 80GB HBM3", 0.25),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA L40S", None),
+    ],
+)
+def test_of_boards_that_were_looked_into_it_is_known_how_much_they_see(
+    library: Path, board: str, seen_share: float | None
+) -> None:
+    assert glance(library, name=board)["seen"] == [seen_share]
 
 
 def test_without_field_186_power_usage_is_read_and_named(library: Path) -> None:

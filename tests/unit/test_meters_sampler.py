@@ -17,6 +17,9 @@ from harness.meters.reader import AbsentMeter
 from harness.meters.sampler import PollingSampler
 from harness.meters.window import window_energies
 
+pytestmark = pytest.mark.flaky(reruns=3, reruns_delay=1)
+"""Real clocks and processes: a machine that stalls for half a second turns any of them."""
+
 
 class Clockwork:
     """A counter of constant power that is refreshed every `refresh_s`; `fault` may raise or wait."""
@@ -190,3 +193,29 @@ def test_a_counter_refreshed_every_few_milliseconds_is_read_long_enough_to_see_h
     series = sampler.stop().series[0]
     assert series.time_s[-1] - series.time_s[0] >= 0.1
     assert refresh_of(series) == pytest.approx(0.02, rel=0.3)
+
+
+def test_a_state_that_is_once_not_told_costs_no_power_reading() -> None:
+    class Moody(Dial):
+        asked = 0
+
+        def state(self, time_s: float) -> GpuState:
+            self.asked += 1
+            if self.asked == 2:
+                raise CounterLost("NVML_ERROR_UNKNOWN")
+            return super().state(time_s)
+
+    bench = Bench(Clockwork("gpu", 250.0, 0.1), gauge=True)
+    bench.gauges = (Moody(),)
+    sampler = PollingSampler([bench], WallClock(), period_s=0.02, state_period_s=0.05)
+    sampler.start()
+    sampler.settle()
+    start_s = sampler.mark()
+    time.sleep(0.5)
+    end_s = sampler.mark()
+    sampler.settle()
+    recording = sampler.stop()
+    assert len(recording.states) >= 3, "states go on"
+    assert window_energies(recording, start_s, end_s, ["gpu-0"]).gpu_power_integral_j == pytest.approx(
+        250.0 * (end_s - start_s)
+    )

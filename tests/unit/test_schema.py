@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from docs.make_data_dictionary import data_dictionary
-from harness.engines.base import Requests, Steps
+from harness.engines.base import Requests, Served, Steps
 from harness.meters.base import PowerTrace
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, WindowDetail
 from harness.schema import RUN_COLUMNS, run_row, tables_of
@@ -50,9 +50,13 @@ def test_times_are_relative_and_what_never_came_is_null() -> None:
         admitted_s=np.array([100.1, np.nan]),
         first_token_s=np.array([100.2, np.nan]),
         finished_s=np.array([100.3, np.nan]),
+        queue_s=np.array([0.1, np.nan]),
+        prefill_s=np.array([0.1, np.nan]),
+        decode_s=np.array([0.1, np.nan]),
         prompt_tokens=np.array([5, 6]),
         generated_tokens=np.array([2, 0]),
         asked_tokens=np.array([2, 2]),
+        outcome=np.array(["finished", "timeout"]),
     )
     detail = WindowDetail("replay", 100.0, requests, steps([], []))
     tables = tables_of([bundle_with(detail)])
@@ -60,6 +64,8 @@ def test_times_are_relative_and_what_never_came_is_null() -> None:
     assert rows["sent_s"].tolist() == [0.0, 1.5]
     assert rows["finished_s"].isna().tolist() == [False, True]
     assert tables["requests"]["finished_s"].null_count == 1
+    assert tables["requests"]["decode_s"].null_count == 1
+    assert rows["outcome"].tolist() == ["finished", "timeout"]
     assert tables["iterations"].num_rows == 0
 
 
@@ -89,5 +95,4 @@ def test_every_column_has_a_line_in_the_data_dictionary() -> None:
 
 
 def no_requests() -> Requests:
-    none, none_s = np.zeros(0, np.int64), np.zeros(0)
-    return Requests(none, none_s, none_s, none_s, none_s, none_s, none, none, none)
+    return Served.nothing(0.0, 0.0).requests

@@ -1,7 +1,9 @@
 """Known answers from books and by hand, and simulated data whose variances are known."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.statistics import (
+    OUTLIERS_BY_CHANCE,
     Estimate,
     by_point,
+    decode_cross_check,
     decode_energy,
     describe,
     difference,
@@ -21,6 +25,7 @@ from harness.statistics import (
     mean_of,
     outliers,
     relative_components,
+    repeated_runs,
     repetitions_needed,
     variance_components,
     z_score,
@@ -226,15 +231,107 @@ def test_points_are_summarised_with_their_launches_and_boards() -> None:
     table = by_point(runs(), "gpu_energy_j").set_index("point_id")
     assert table.loc["q", ["n", "launches", "boards"]].tolist() == [6, 2, 2]
     assert table.loc["q", "mean"] == pytest.approx(1070)
-    assert table.loc["p", ["n", "outliers"]].tolist() == [4, 1]
+    assert table.loc["p", ["n", "outliers"]].tolist() == [4, 0], "of three in a launch none is marked"
     assert by_point(runs().iloc[:0], "gpu_energy_j").empty
 
 
 def test_marks_stand_beside_the_runs_and_drop_none() -> None:
-    frame = runs()
+    frame = pd.concat([runs().query("point_id == 'q'")] * 2, ignore_index=True).sample(frac=1, random_state=0)
+    frame["gpu_energy_j"] += np.arange(len(frame)) * 1e-3
+    odd = frame.index[3]
+    frame.loc[odd, "gpu_energy_j"] = 900.0
     marks = mark_outliers(frame, "gpu_energy_j")
     assert marks.index.equals(frame.index)
-    assert marks[marks].index.tolist() == [1]
+    assert marks[marks].index.tolist() == [odd]
+    frame.loc[odd, "status"] = "invalid"
+    assert not mark_outliers(frame, "gpu_energy_j").any()
+    assert by_point(frame.assign(status="ok"), "gpu_energy_j")["outliers"].tolist() == [1]
+
+
+def test_only_points_of_several_launches_are_repeated() -> None:
+    frame = runs()
+    frame.loc[frame["point_id"] == "p", "launch_id"] = "l1"
+    assert set(repeated_runs(frame, "gpu_energy_j")["point_id"]) == {"q"}
+
+
+def test_another_board_is_no_outlier_among_repetitions() -> None:
+    frame = pd.DataFrame(
+        [
+            {"point_id": "p", "launch_id": launch, "gpu_energy_j": base + step}
+            for launch, base, count in (("l1", 100.0, 5), ("l2", 110.0, 2))
+            for step in np.linspace(0, 1, count)
+        ]
+    ).assign(environment_id="e", purpose="sweep", status="ok")
+    assert not mark_outliers(frame, "gpu_energy_j").any()
+    assert outliers(frame["gpu_energy_j"]).any(), "they would be, if launches were thrown together"
+
+
+def test_the_share_marked_by_chance_is_what_is_said() -> None:
+    rng = np.random.default_rng(0)
+    assert np.mean([outliers(rng.normal(size=5)).mean() for _ in range(4000)]) == pytest.approx(
+        OUTLIERS_BY_CHANCE, abs=0.006
+    )
+
+
+def lengths(rng: np.random.Generator, launches: int = 1, generated: Sequence[int] = (32, 64, 128, 256)) -> pd.DataFrame:
+    """Batches alike but for their length: each launch scales its energies by a few percent, repetitions by 0.3%."""
+    rows = []
+    for launch in range(launches):
+        scale = rng.normal(1, 0.02)
+        for length, _ in product(generated, range(5)):
+            prefill_j = 30.0
+            full_j = prefill_j + 3.0 * (length - 1) + 1e-4 * (length**2 - 1)
+            rows.append(
+                {
+                    "launch_id": f"l{launch}",
+                    "generated_tokens": float(length),
+                    "gpu_energy_j": full_j * scale * rng.normal(1, 0.003),
+                    "gpu_prefill_energy_j": prefill_j * scale * rng.normal(1, 0.003),
+                }
+            )
+    return pd.DataFrame(rows).assign(
+        environment_id="e", purpose="sweep", status="ok", workload="batch", batch_size=8, prompt_tokens=512.0
+    )
+
+
+def test_both_ways_to_decode_energy_agree_where_nothing_is_wrong() -> None:
+    checked = decode_cross_check(lengths(np.random.default_rng(1), launches=200))
+    assert len(checked) == 200 * 4
+    assert checked["agrees"].mean() == pytest.approx(0.954, abs=0.03)
+    assert checked["z"].std() == pytest.approx(1.0, abs=0.15)
+    assert (checked["n"] == 5).all()
+    assert (checked["apart_j"] - (checked["by_difference_j"] - checked["by_fit_j"])).abs().max() < 1e-9
+    exact_j = 3.0 * 255 + 1e-4 * (256**2 - 1)
+    longest = checked[checked["generated_tokens"] == 256]
+    assert longest["by_difference_j"].mean() == pytest.approx(exact_j, rel=0.005)
+    assert longest["by_fit_j"].mean() == pytest.approx(exact_j, rel=0.005)
+
+
+def test_a_prefill_energy_that_is_biased_makes_both_ways_disagree() -> None:
+    frame = lengths(np.random.default_rng(2), launches=50)
+    frame["gpu_prefill_energy_j"] *= 1.10
+    checked = decode_cross_check(frame)
+    # 3 J too much of prefill is 3 J too little of decoding, whatever the length.
+    assert checked["apart_j"].mean() == pytest.approx(-3.0, abs=0.3)
+    assert checked["agrees"].mean() < 0.1
+    assert (checked["z"] < -2).mean() > 0.9
+
+
+def test_what_cannot_be_compared_has_no_row() -> None:
+    rng = np.random.default_rng(3)
+    assert decode_cross_check(lengths(rng, generated=(1, 64, 128))).empty, "two lengths, and one token has no decoding"
+    assert len(decode_cross_check(lengths(rng, generated=(1, 32, 64, 128)))) == 3
+    assert decode_cross_check(lengths(rng).iloc[::5]).empty, "one repetition of each"
+    two = lengths(rng, launches=2)
+    one_each = (two["launch_id"] == "l0") == (two["generated_tokens"] <= 64)
+    assert decode_cross_check(two[one_each]).empty, "two lengths in each launch, which differ as launches do"
+    assert decode_cross_check(two.assign(workload="replay")).empty
+    assert decode_cross_check(two.assign(status="invalid")).empty
+    assert decode_cross_check(two.assign(gpu_prefill_energy_j=math.nan)).empty
+    mixed = two.assign(prompt_tokens=two["generated_tokens"])
+    assert decode_cross_check(mixed).empty, "prompts differ"
+    columns = decode_cross_check(lengths(rng)).columns
+    assert decode_cross_check(mixed).columns.equals(columns)
 
 
 def test_relative_components_see_boards_alike_at_points_of_any_size() -> None:

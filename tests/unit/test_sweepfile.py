@@ -11,6 +11,8 @@ from harness.bundled import bundled_path
 from harness.deployment.sweepfile import load_sweep
 from harness.deployment.yamlfile import load_yaml
 from harness.errors import BadInput
+from harness.feasibility import deployment_obstacle
+from harness.plan import Probes
 from tests.unit.builders import SMALL_SWEEP, write_sweep
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -46,10 +48,17 @@ def refusal(path: Path) -> str:
         ("window: 500ms", "window: 5x", "5x"),
         ("window: 500ms", "window: -1s", "measurement.window"),
         ("repetitions: 2", "repetitions: 0", "measurement.repetitions"),
+        ("idle: 1s", "probes: {points: -1}", "measurement.probes.points"),
+        ("idle: 1s", "probes: {launches: 0}", "measurement.probes.launches"),
+        ("idle: 1s", "probes: {boards: 2}", "measurement.probes.boards"),
         ("max_context_tokens: 4096", "max_context_tokens: 9000", "at most the models' 4096"),
         ("simulate: true\n", "", "required"),
         ("name: vllm", "name: tgi", "engines[0].name"),
         ("[dgx-h100]", "[dgx-h100, dgx-h100]", "each entry once"),
+        ("[dgx-h100]", "[cpu-only]", "cannot be simulated"),
+        ("idle: 1s", "node_power: bmc", "ipmi, or the address of a Redfish"),
+        ("idle: 1s", "foreign_cores: 0", "measurement.foreign_cores"),
+        ("measurement:", "replays: [{trace: azure2023-conv, length_scale: 0}]\nmeasurement:", "length_scale"),
         ("sweep: small", "sweep: ../../etc", "letters, digits"),
         ("    grid: {prompt_tokens: [128], generated_tokens: [16]}", "", "exactly one of"),
     ],
@@ -117,11 +126,80 @@ def test_weights_must_be_where_they_are_said_to_be(tmp_path: Path) -> None:
     assert "models[0].weights" in refusal(path)
 
 
+CPU_NODE = "kind: mine\ngpus: 0\nranks: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (CPU_NODE.replace("ranks: 2\n", ""), "with `ranks`, without `gpu` and `cpu`"),
+        (CPU_NODE.replace("gpus: 0", "gpus: 1"), "with the figures of `gpu` and `cpu`"),
+        (CPU_NODE.replace("gpus: 0", "gpus: -1"), "gpus"),
+        (CPU_NODE.replace("ranks: 2", "ranks: 0"), "ranks"),
+    ],
+)
+def test_a_node_file_has_figures_of_its_gpus_or_none_at_all(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "node.yaml").write_text(content, "utf-8")
+    path = write_sweep(tmp_path, ("[dgx-h100]", "[./node.yaml]\nbits: [32]"), ("simulate: true", "simulate: false"))
+    assert expected in refusal(path)
+
+
+def test_a_node_without_gpus_takes_as_many_ranks_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "node.yaml").write_text(CPU_NODE, "utf-8")
+    path = write_sweep(tmp_path, ("[dgx-h100]", "[./node.yaml]\nbits: [32]"), ("simulate: true", "simulate: false"))
+    assert {item.gpu for item in load_sweep(path).deployments} == {"none"}
+    path = write_sweep(
+        tmp_path,
+        ("[dgx-h100]", "[./node.yaml]\nbits: [32]"),
+        ("simulate: true", "simulate: false"),
+        ("{tp: 2}", "{tp: 4}"),
+    )
+    assert "at most the 2 engine ranks of a node" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["dgx-a100", "dgx-h100", "a100-1", "h100-1"])
+@pytest.mark.parametrize("suffix", ["", "-sarathi"])
+def test_every_kind_of_gpu_node_has_a_real_sweep_of_the_three_models_for_each_engine(kind: str, suffix: str) -> None:
+    sweep = load_sweep(bundled_path("deployments", f"{kind}{suffix}.yaml"))
+    assert not sweep.simulate
+    assert [node.kind for node in sweep.nodes] == [kind]
+    assert {item.model.name for item in sweep.deployments} == {"llama-2-7b", "internlm-20b", "llama-2-70b"}
+    assert {item.limits.engine for item in sweep.deployments} == {"sarathi" if suffix else "vllm"}
+    obstacles = {
+        (item.model.name, item.tensor_parallel, item.pipeline_parallel): deployment_obstacle(
+            item, sweep.nodes[0].gpu, sweep.nodes[0].places
+        )
+        for item in sweep.deployments
+    }
+    assert len(obstacles) == (3 if kind.endswith("-1") else 30)
+    assert obstacles["llama-2-7b", 1, 1] == ""
+    assert "weights need" in obstacles["llama-2-70b", 1, 1]
+    if not kind.endswith("-1"):
+        assert ("60 layers" in obstacles["internlm-20b", 1, 8]) is bool(suffix)
+        assert obstacles["llama-2-70b", 4, 2] == ""
+
+
 def test_bundled_sweeps_load() -> None:
     paths = sorted(bundled_path("deployments").glob("*.yaml"))
     assert paths
     for path in paths:
         assert load_sweep(path).deployments
+
+
+@pytest.mark.parametrize("name", ["simulated-dgx", "dgx-a100", "dgx-h100"])
+def test_the_sweeps_of_whole_nodes_probe_launches_and_boards(name: str) -> None:
+    probes = load_sweep(bundled_path("deployments", f"{name}.yaml")).rules.probes
+    assert probes.points >= 1
+    assert probes.launches >= 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", Probes(0, 3)), (", probes: {}", Probes(2, 3)), (", probes: {points: 0}", Probes(0, 3)),
+     (", probes: {points: 1, launches: 5}", Probes(1, 5))],
+)  # fmt: skip
+def test_probes_are_taken_when_asked_for(tmp_path: Path, given: str, expected: Probes) -> None:
+    assert load_sweep(write_sweep(tmp_path, ("idle: 1s", f"idle: 1s{given}"))).rules.probes == expected
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 
 from harness.errors import BadInput
 from harness.workload.azure import Trace, load_trace
-from harness.workload.slices import choose_slice, clip_lengths, make_schedule, parse_rate, pick_lengths
+from harness.workload.slices import choose_slice, clip_lengths, make_schedule, parse_rate, pick_lengths, scale_lengths
 
 
 def trace_of(arrival_s: list[float], lengths: list[tuple[int, int]] | None = None) -> Trace:
@@ -92,6 +92,24 @@ def test_drop_leaves_out_what_is_over_the_context() -> None:
     assert (schedule.clipped, schedule.dropped) == (0, 3)
     schedule = make_schedule(LONG, 0.0, 1.0, 110, "drop")
     assert (schedule.arrival_s.tolist(), schedule.dropped) == ([0.0, 0.1], 2)
+
+
+def test_lengths_are_scaled_before_they_are_clipped_rounded_up_and_never_to_nothing() -> None:
+    schedule = make_schedule(LONG, 0.0, 1.0, 100, "clip-prompt", 0.25)
+    assert schedule.prompt_tokens.tolist() == [13, 15, 3, 75]
+    assert schedule.generated_tokens.tolist() == [13, 13, 30, 25]
+    assert (schedule.clipped, schedule.dropped) == (0, 0)
+    tiny = make_schedule(LONG, 0.0, 1.0, 100, "drop", 0.001)
+    assert set(tiny.prompt_tokens) == set(tiny.generated_tokens) == {1}
+    with pytest.raises(BadInput, match="length_scale"):
+        make_schedule(LONG, 0.0, 1.0, 100, "drop", 0.0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 100_000), st.integers(1, 1000))
+def test_a_scaled_length_is_the_exact_product_rounded_up(tokens: int, thousandths: int) -> None:
+    scaled = scale_lengths(np.array([[tokens, tokens]]), thousandths / 1000)
+    assert scaled.tolist() == [[-(-tokens * thousandths // 1000)] * 2]
 
 
 @pytest.mark.parametrize(

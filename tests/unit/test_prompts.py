@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.workload.requests import prompt_ids, request_seed
+from harness.prompts import prompt_ids, request_seed
 
 
 def test_prompts_are_the_same_on_every_platform_and_numpy() -> None:
