@@ -8,13 +8,14 @@ from time import monotonic
 from harness.engines.answer import Said, read_answer
 from harness.engines.base import Outcome
 from harness.engines.http1 import Whole
-from harness.engines.sockets import READ_BYTES, WRITES, Connection, Sockets
+from harness.engines.pace import Pace
+from harness.engines.sockets import READ_BYTES, WRITES, Connection, Sockets, both_clocks
 
 SETTLED_S = 0.01
 """A stream that still goes on so long after its first token comes at a pace: nobody waits for the rest of it."""
-SWEEP_S, TOKEN_SWEEP_S = 0.05, 0.005
-"""How often followed streams are read, without and with the times of their tokens. What arrived last in each is stamped
-by the kernel, so an end costs no precision; of tokens of one stream within one sweep all have the time of the last."""
+SWEEP_S = 0.05
+"""How often followed streams are read, when the times of their tokens are not asked for. What arrived last in each is
+stamped by the kernel, so an end costs no precision."""
 
 
 class Load:
@@ -29,7 +30,8 @@ class Load:
         self._whole: list[Whole | None] = [None] * n
         self._failed: dict[int, Said] = {}
         self._following = False
-        self._period_s = TOKEN_SWEEP_S if chunk_times else SWEEP_S
+        self._pace = Pace() if chunk_times else None
+        self._period_s = self._pace.period_s if self._pace else SWEEP_S
         self._sweep_s = inf  # when followed streams are read next
         self._under_way = 0
         self._unsent = 0
@@ -158,18 +160,24 @@ class Load:
 
     def _sweep(self, now_s: float) -> None:
         """Read the followed streams until each has nothing more."""
-        for connection in self._sockets.moved():
-            while connection.followed:
-                try:
-                    data, last_s = connection.read_stamped()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    self._fail(connection, error)
-                    break
-                self._take(connection, data, last_s)
-                if len(data) < READ_BYTES:
-                    break
+        moved = self._sockets.moved()
+        if moved:
+            monotonic_s, wall_s = both_clocks()
+            for connection in moved:
+                while connection.followed:
+                    try:
+                        data, age_s = connection.read_stamped(wall_s)
+                    except BlockingIOError:
+                        break
+                    except OSError as error:
+                        self._fail(connection, error)
+                        break
+                    self._take(connection, data, monotonic_s - age_s)
+                    if len(data) < READ_BYTES:
+                        break
+        if self._pace:
+            self._pace.note(now_s, self._sockets.followed, len(moved))
+            self._period_s = self._pace.period_s
         self._sweep_s = now_s + self._period_s if self._sockets.followed else inf
 
     def _take(self, connection: Connection, data: bytes, now_s: float) -> None:

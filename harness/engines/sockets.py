@@ -53,15 +53,14 @@ class Connection:
         self.incoming = Incoming()
         self.idle_since_s = float("inf")  # a connection that was never used does not age
 
-    def read_stamped(self) -> tuple[bytes, float]:
-        """What has arrived, and when the last of it did (monotonic). Raises OSError, as `recv` does."""
+    def read_stamped(self, wall_s: float) -> tuple[bytes, float]:
+        """What has arrived, and how long before `wall_s` the last of it did. Raises OSError, as `recv` does."""
         data, extras, _, _ = self.socket.recvmsg(READ_BYTES, 64)
-        now_s, wall_s = both_clocks()
-        for level, kind, value in extras:
-            if level == socket.SOL_SOCKET and kind == STAMPS and len(value) == TIMESPEC.size:
-                seconds, nanoseconds = TIMESPEC.unpack(value)
-                return data, now_s - max(wall_s - seconds - nanoseconds * 1e-9, 0.0)
-        return data, now_s
+        # Stamps are all that was asked for, and one comes with what is read; none where the kernel keeps none.
+        if extras and extras[0][1] == STAMPS:
+            seconds, nanoseconds = TIMESPEC.unpack(extras[0][2])
+            return data, max(wall_s - seconds - nanoseconds * 1e-9, 0.0)
+        return data, 0.0
 
 
 def both_clocks() -> tuple[float, float]:
