@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
 .PHONY: install install-dev sweep sweep-vllm-cpu test test-slow test-engines test-vllm test-all lint format docs
-.PHONY: bench bench-meters bench-client gpu-check clean
+.PHONY: bench bench-meters bench-client calibration calibration-fit gpu-check clean
 
 install: .venv/.installed
 install-dev: .venv/.installed-dev
@@ -82,6 +82,26 @@ bench-client: install-dev .venv-vllm-cpu/.installed .venv-client-peers-aiperf/.i
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py
+
+# Folder of public measurements and traces, for calibration and for the tests that need them.
+HARNESS_TEST_DATA ?= ../shared/data
+
+calibration: install-dev .venv-aiconfigurator/.installed   ## published figures beside the simulator's, and what was asked of it
+	mkdir -p results/bench
+	.venv-aiconfigurator/bin/python benchmarks/calibration/kernel_tables.py --out results/bench/kernel_tables.json
+	$(BIN)/python benchmarks/calibration/compare.py --public $(HARNESS_TEST_DATA)/public \
+	    --kernel-tables results/bench/kernel_tables.json
+
+calibration-fit: install-dev .venv-aiconfigurator/.installed   ## fit the simulator's constants anew, minutes
+	mkdir -p results/bench
+	.venv-aiconfigurator/bin/python benchmarks/calibration/kernel_tables.py --out results/bench/kernel_tables.json
+	$(BIN)/python benchmarks/calibration/fit.py --public $(HARNESS_TEST_DATA)/public \
+	    --kernel-tables results/bench/kernel_tables.json
+
+.venv-aiconfigurator/.installed: benchmarks/calibration/kernel_tables.txt constraints.txt
+	$(PYTHON) -m venv .venv-aiconfigurator
+	.venv-aiconfigurator/bin/pip install -q --disable-pip-version-check -r benchmarks/calibration/kernel_tables.txt
+	touch $@
 
 gpu-check: install-dev    ## on a machine with an NVIDIA GPU: what its counters really do
 	$(BIN)/pytest -m gpu -rs tests/gpu

@@ -11,6 +11,8 @@ from harness.units import BYTES_PER_GIB
 MEMORY_UTILISATION = 0.9
 RUNTIME_RESERVE_BYTES = 1.0 * BYTES_PER_GIB
 """CUDA graphs and communication buffers that an engine keeps beside weights and cache."""
+KV_BLOCK_TOKENS = 16
+"""Engines give out the cache in blocks of so many tokens."""
 _ACTIVATION_BYTES = 2
 _LOGIT_BYTES = 4
 
@@ -41,7 +43,7 @@ def activation_bytes_per_gpu(deployment: Deployment) -> float:
 
 
 def kv_cache_tokens(deployment: Deployment, gpu: GpuSpec) -> int:
-    """Tokens of context that fit in the KV cache; zero or negative when the weights leave no room."""
+    """Tokens of context that fit in the KV cache, in whole blocks; zero or negative when the weights leave no room."""
     model = deployment.model
     # With fewer KV heads than GPUs, each head is kept more than once.
     split = min(deployment.tensor_parallel, model.kv_heads)
@@ -53,7 +55,7 @@ def kv_cache_tokens(deployment: Deployment, gpu: GpuSpec) -> int:
         - activation_bytes_per_gpu(deployment)
         - RUNTIME_RESERVE_BYTES
     )
-    return int(free // per_token)
+    return int(free // per_token) // KV_BLOCK_TOKENS * KV_BLOCK_TOKENS
 
 
 def node_obstacle(point: Point, node: NodeSpec) -> str:

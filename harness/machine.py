@@ -73,7 +73,7 @@ def gpus_of(meter: NvmlMeter | AbsentMeter) -> GpusFound:
 def gpu_kind(name: str, memory_bytes: int) -> str:
     """The short kind of a board by its NVML name: `NVIDIA A100-SXM4-80GB` -> `a100`."""
     lowered = name.lower()
-    for kind in ("h200", "h100", "a100"):
+    for kind in ("gh200", "h200", "h100", "a100"):
         if kind in lowered:
             return "a100-40gb" if kind == "a100" and memory_bytes < _GIB_OF_LARGE_A100 else kind
     return ""

@@ -1,7 +1,7 @@
 """All points of a sweep, in the order in which a first look at the space should take them.
 
-Deployments are ordered so that each is as far as can be from those before it (in GPU, model size, TP, PP,
-bits, engine); each gets batch lengths from a low-discrepancy sequence over the trace's own joint
+Deployments are ordered so that each is as far as can be from those before it (in GPU, model, TP, PP, bits,
+engine and its token budget); each gets batch lengths from a low-discrepancy sequence over the trace's own joint
 distribution, shared by all deployments, so that together they fill the trace's space evenly. Any prefix of
 the order is therefore well spread, and every deployment needs one launch only.
 """
@@ -16,12 +16,14 @@ import numpy as np
 
 from harness.deployment.sweepfile import BatchSpace, ReplaySpec, Sweep
 from harness.errors import BadInput
-from harness.points import BatchWorkload, Deployment, Point, ReplayWorkload, Schedule, content_id
+from harness.points import BatchWorkload, Deployment, FloatArray, Point, ReplayWorkload, Schedule, content_id
 from harness.workload.azure import Trace
 from harness.workload.slices import choose_slice, make_schedule, pick_lengths
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _MOST_REPLAYED_S = 4 * 3600.0
+_SHARED_LENGTHS = 2048
+"""Pairs of lengths that are picked of a trace at most; larger spaces take them again, with other batch sizes."""
 FindTrace = Callable[[str], Trace]
 
 
@@ -127,29 +129,46 @@ def spread_out(deployments: tuple[Deployment, ...]) -> list[Deployment]:
     """
     if not deployments:
         return []
-    kinds = sorted({deployment.gpu for deployment in deployments})
-    engines = sorted({deployment.limits.engine for deployment in deployments})
-    features = np.array(
+    # (coordinates, n), and a buffer: of thousands of deployments the order then takes about a second.
+    coordinates = np.vstack(
         [
-            [
-                kinds.index(item.gpu),
-                math.log10(item.model.parameters),
-                math.log2(item.tensor_parallel) / 2,
-                math.log2(item.pipeline_parallel) / 2,
-                item.bits / 16,
-                engines.index(item.limits.engine),
-            ]
-            for item in deployments
+            np.array([_sizes(item) for item in deployments]).T,
+            _apart([item.gpu for item in deployments]),
+            _apart([item.limits.engine for item in deployments]),
         ]
     )
-    order = [int(np.argmin(np.linalg.norm(features - features.mean(axis=0), axis=1)))]
-    nearest = np.linalg.norm(features - features[order[0]], axis=1)
+
+    gaps = np.empty_like(coordinates)
+
+    def distances(place: FloatArray) -> FloatArray:
+        np.subtract(coordinates, place[:, np.newaxis], out=gaps)
+        squares: FloatArray = np.square(gaps, out=gaps).sum(axis=0)
+        return np.sqrt(squares)
+
+    order = [int(np.argmin(distances(coordinates.mean(axis=1))))]
+    nearest = distances(coordinates[:, order[0]])
     while len(order) < len(deployments):
-        nearest[order] = -1.0
-        chosen = int(np.argmax(nearest))
-        order.append(chosen)
-        nearest = np.minimum(nearest, np.linalg.norm(features - features[chosen], axis=1))
+        nearest[order[-1]] = -1.0
+        order.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, distances(coordinates[:, order[-1]]))
     return [deployments[index] for index in order]
+
+
+def _sizes(item: Deployment) -> list[float]:
+    """Coordinates in which a deployment's sizes differ by about 1 over the usual range of each."""
+    return [
+        math.log10(item.model.parameters),
+        math.log10(item.model.kv_bytes_per_token) / 2,
+        math.log2(item.tensor_parallel) / 2,
+        math.log2(item.pipeline_parallel) / 2,
+        item.bits / 16,
+        math.log2(item.limits.token_budget) / 4,
+    ]
+
+
+def _apart(names: list[str]) -> FloatArray:
+    """(different names, n) coordinates in which any two names are 1 apart."""
+    return np.array([[name == known for name in names] for known in sorted(set(names))]) / math.sqrt(2)
 
 
 def _batch_candidates(
@@ -164,7 +183,8 @@ def _batch_candidates(
     trace, count = traces[space.trace], space.per_deployment
     candidates: list[tuple[Deployment, Candidate]] = []
     contexts = sorted({deployment.limits.max_context_tokens for deployment in deployments})
-    by_context = {context: pick_lengths(trace, count * len(deployments), seed, context) for context in contexts}
+    picked = min(count * len(deployments), max(count, _SHARED_LENGTHS))
+    by_context = {context: pick_lengths(trace, picked, seed, context) for context in contexts}
     start = int(content_id([seed, trace.name], 8), 16) / 16**8
     for position, deployment in enumerate(deployments):
         lengths = by_context[deployment.limits.max_context_tokens]

@@ -21,6 +21,7 @@ class EngineEntry(Strict):
     token_budget: PositiveInt
     max_sequences: PositiveInt
     max_context_tokens: PositiveInt
+    clip_context_to_model: bool = False
     enforce_eager: bool = False
     stream_interval: Annotated[int, Field(ge=1, le=10_000)] = 1
     command: list[str] | None = None
@@ -39,7 +40,7 @@ def check_engines(entries: list[EngineEntry], shapes: list[ModelShape], field: s
     Raises:
         BadInput: with the entry's index.
     """
-    first: dict[EngineLimits, int] = {}
+    first: dict[tuple[str, EngineLimits], int] = {}
     for index, entry in enumerate(entries):
         where = f"{field}[{index}]"
         _check_context(entry, shapes, where)
@@ -50,19 +51,22 @@ def check_engines(entries: list[EngineEntry], shapes: list[ModelShape], field: s
         if entry.command is not None:
             _check_command(entry.name, entry.command, f"{where}.command")
         _check_arguments(entry, where, dummy_weights)
-        earlier = first.setdefault(engine_limits(entry), index)
-        if earlier != index:
-            accepted = f"another name or other limits than engines[{earlier}]: the two make the same deployments"
-            raise BadInput(where, entry.name, accepted, "take one out, or give it a sweep file of its own")
+        for shape in shapes:
+            earlier = first.setdefault((shape.name, engine_limits(entry, shape)), index)
+            if earlier != index:
+                same = f"the two make the same deployments of {shape.name}"
+                accepted = f"another name or other limits than engines[{earlier}]: {same}"
+                raise BadInput(where, entry.name, accepted, "take one out, or give it a sweep file of its own")
 
 
-def engine_limits(entry: EngineEntry) -> EngineLimits:
-    """What of an entry is part of a deployment."""
+def engine_limits(entry: EngineEntry, shape: ModelShape) -> EngineLimits:
+    """What of an entry is part of a deployment of the model; its context is at most the model's where that is asked."""
+    context = entry.max_context_tokens
     return EngineLimits(
         engine=entry.name,
         token_budget=entry.token_budget,
         max_sequences=entry.max_sequences,
-        max_context_tokens=entry.max_context_tokens,
+        max_context_tokens=min(context, shape.max_context_tokens) if entry.clip_context_to_model else context,
         enforce_eager=entry.enforce_eager,
         stream_interval=entry.stream_interval,
     )
@@ -84,10 +88,12 @@ def launch_options(entry: EngineEntry, weights_path: str, field: str) -> LaunchO
 
 
 def _check_context(entry: EngineEntry, shapes: list[ModelShape], field: str) -> None:
+    where, asked = f"{field}.max_context_tokens", entry.max_context_tokens
+    if asked < 2:
+        raise BadInput(where, asked, "at least 2")
     least = min(shape.max_context_tokens for shape in shapes)
-    if not 2 <= entry.max_context_tokens <= least:
-        accepted = "at least 2" if entry.max_context_tokens < 2 else f"at most the models' {least}"
-        raise BadInput(f"{field}.max_context_tokens", entry.max_context_tokens, accepted)
+    if asked > least and not entry.clip_context_to_model:
+        raise BadInput(where, asked, f"at most the models' {least}", "or clip_context_to_model: true")
 
 
 def _check_characters(entry: EngineEntry, field: str) -> None:

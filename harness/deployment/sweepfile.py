@@ -199,8 +199,7 @@ def _deployments(
         _check_weights(model.weights, f"{path}: models[{index}].weights")
     _refuse_doubles(f"{path}: models", [shape.name for shape, _ in shapes])
     for index, parallel in enumerate(file.parallelism):
-        for shape, _ in shapes:
-            _check_parallelism(parallel, shape, nodes, f"{path}: parallelism[{index}]")
+        _check_parallelism(parallel, [shape for shape, _ in shapes], nodes, f"{path}: parallelism[{index}]")
     check_engines(
         file.engines, [shape for shape, _ in shapes], f"{path}: engines", any(not model.weights for _, model in shapes)
     )
@@ -213,7 +212,7 @@ def _deployments(
             gpu=node.gpu_kind,
             model=shape,
             bits=bits,
-            limits=engine_limits(engine),
+            limits=engine_limits(engine, shape),
             tensor_parallel=parallel.tp,
             pipeline_parallel=parallel.pp,
             weights="real" if model.weights else "dummy",
@@ -228,13 +227,17 @@ def _check_weights(weights: str | None, field: str) -> None:
         raise BadInput(field, weights, "a folder that holds config.json and the weights", "leave out for dummy weights")
 
 
-def _check_parallelism(parallel: _Parallelism, shape: ModelShape, nodes: tuple[NodeSpec, ...], field: str) -> None:
-    """Refuse what no engine can do on any node of the sweep; what only some cannot is a recorded outcome."""
-    if shape.heads % parallel.tp:
-        divisors = [size for size in range(1, 65) if shape.heads % size == 0]
-        raise BadInput(f"{field}.tp", parallel.tp, f"a divisor of the {shape.heads} heads of {shape.name}: {divisors}")
-    if parallel.pp > shape.layers:
-        raise BadInput(f"{field}.pp", parallel.pp, f"at most the {shape.layers} layers of {shape.name}")
+def _check_parallelism(
+    parallel: _Parallelism, shapes: list[ModelShape], nodes: tuple[NodeSpec, ...], field: str
+) -> None:
+    """Refuse what no engine can do with any model on any node of the sweep; what only some cannot is an outcome."""
+    if all(shape.heads % parallel.tp for shape in shapes):
+        divisors = [size for size in range(1, 65) if any(shape.heads % size == 0 for shape in shapes)]
+        whose = " or ".join({shape.heads: f"the {shape.heads} heads of {shape.name}" for shape in shapes}.values())
+        raise BadInput(f"{field}.tp", parallel.tp, f"a divisor of {whose}: {divisors}")
+    deepest = max(shapes, key=lambda shape: shape.layers)
+    if parallel.pp > deepest.layers:
+        raise BadInput(f"{field}.pp", parallel.pp, f"at most the {deepest.layers} layers of {deepest.name}")
     most = max(node.places for node in nodes)
     if parallel.tp * parallel.pp > most:
         places = "GPUs" if any(node.gpus for node in nodes) else "engine ranks"

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.points import Deployment, FloatArray
+from harness.points import CpuSpec, Deployment, FloatArray
 from harness.simulator.batching import Batching
-from harness.simulator.power import StepCost
+from harness.simulator.constants import HostConstants
+from harness.simulator.stepmodel import StepCost
 
 _STEP, _SPIN, _IDLE = 0, 1, 2
 
@@ -30,19 +31,46 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class HostPower:
-    """Power of all packages and of all DRAM while an engine serves, spins after its last message, and idles."""
+class Host:
+    """The processors and memory with the engine that is resident now: what they draw, by busy cores.
 
-    serving_cpu_w: float
-    spinning_cpu_w: float
-    idle_cpu_w: float
-    serving_dram_w: float
-    idle_dram_w: float
-    spin_s: float
+    Attributes:
+        cpu, constants: of the node.
+        workers: processes of the engine, one for each GPU, which spin until `spin_s` after the last message.
+    """
+
+    cpu: CpuSpec
+    constants: HostConstants
+    workers: int
+
+    @property
+    def spin_s(self) -> float:
+        return self.constants.spin_s
+
+    @property
+    def spinning_cores(self) -> float:
+        return self.constants.resident_cores + self.workers
+
+    def serving_cores(self, messages: FloatArray, duration_s: FloatArray) -> FloatArray:
+        """(n,) busy cores in steps that last so long and send so many messages with tokens to clients."""
+        streaming = self.constants.token_core_s * messages / duration_s
+        cores: FloatArray = self.constants.serving_cores + self.workers + streaming
+        return cores
+
+    def cpu_w(self, cores: FloatArray) -> FloatArray:
+        """(n,) power of all packages."""
+        cpu = self.cpu
+        return np.minimum(cpu.tdp_w, cpu.idle_w + cores * self.constants.core_share * (cpu.tdp_w - cpu.idle_w))
+
+    def dram_w(self, cores: FloatArray) -> FloatArray:
+        """(n,) power of all DRAM."""
+        cpu, share = self.cpu, np.minimum(1.0, cores * self.constants.dram_core_share)
+        drawn_w: FloatArray = cpu.dram_idle_w + share * (cpu.dram_tdp_w - cpu.dram_idle_w)
+        return drawn_w
 
 
 def batch_activity(
-    deployment: Deployment, cost: StepCost, time_s: FloatArray, power_factor: float, host: HostPower
+    deployment: Deployment, cost: StepCost, time_s: FloatArray, power_factor: float, host: Host
 ) -> Activity:
     """Gated batches back to back; each is a gap, its m steps, and a gap.
 
@@ -56,18 +84,20 @@ def batch_activity(
     dynamic_w = np.zeros((2, len(cost.duration_s) + 2))
     dynamic_w[:, 1:-1] = cost.dynamic_w, cost.last_dynamic_w
     relative_clock = np.pad(cost.relative_clock, 1, constant_values=1.0)
+    # Between batches the workers wait for the next one, spinning.
+    cores = np.pad(host.serving_cores(cost.streamed_tokens, cost.duration_s), 1, constant_values=host.spinning_cores)
     return Activity(
         time_s,
         _by_gpu(deployment, np.tile(dynamic_w * power_factor, batches)),
-        np.full(segments, host.serving_cpu_w),
-        np.full(segments, host.serving_dram_w),
+        np.tile(host.cpu_w(cores), batches),
+        np.tile(host.dram_w(cores), batches),
         np.tile(relative_clock, batches),
     )
 
 
 def replay_activity(
     deployment: Deployment, batching: Batching, cost: StepCost, start_s: float, length_s: float,
-    power_factor: float, host: HostPower,
+    power_factor: float, host: Host,
 ) -> Activity:  # fmt: skip
     """A replay's steps; between them up to `spin_s` of spinning processes, then idle until `length_s`."""
     steps = len(batching)
@@ -85,9 +115,10 @@ def replay_activity(
     dynamic_w, relative_clock = np.zeros((2, len(kind))), np.ones(len(kind))
     dynamic_w[:, busy] = power_factor * np.stack((cost.dynamic_w, cost.last_dynamic_w))[:, step[busy]]
     relative_clock[busy] = cost.relative_clock[step[busy]]
-    cpu_w = np.array([host.serving_cpu_w, host.spinning_cpu_w, host.idle_cpu_w])
-    dram_w = np.array([host.serving_dram_w, host.idle_dram_w, host.idle_dram_w])
-    return Activity(time_s, _by_gpu(deployment, dynamic_w), cpu_w[kind], dram_w[kind], relative_clock)
+    cores = np.where(kind == _SPIN, host.spinning_cores, host.constants.resident_cores)
+    messages = cost.streamed_tokens / deployment.limits.stream_interval
+    cores[busy] = host.serving_cores(messages, cost.duration_s)[step[busy]]
+    return Activity(time_s, _by_gpu(deployment, dynamic_w), host.cpu_w(cores), host.dram_w(cores), relative_clock)
 
 
 def _by_gpu(deployment: Deployment, dynamic_w: FloatArray) -> FloatArray:

@@ -12,11 +12,11 @@ from harness.points import BatchWorkload, Deployment, FloatArray, IntArray, Sche
 from harness.simulator.activity import batch_activity, replay_activity
 from harness.simulator.batching import Batching, Scheduler, StepTime
 from harness.simulator.hardware import Hardware
-from harness.simulator.latency import LatencyConstants
-from harness.simulator.power import StepCost, StepModel
 from harness.simulator.seeds import factor, generator, noise
+from harness.simulator.stepmodel import StepCost, StepModel
+from harness.simulator.stepshape import StepShape
 
-ENGINE_VERSION = "simulated-1"
+ENGINE_VERSION = "simulated-2"
 GAP_S = 15e-3
 GAP_SD = 0.10
 STEP_SD = 0.01
@@ -42,11 +42,9 @@ class _Shape:
 class SimulatedEngine:
     """One life of an engine on the GPUs that the hardware holds for it; made by `SimulatedNode.launch`."""
 
-    def __init__(
-        self, hardware: Hardware, deployment: Deployment, latency: LatencyConstants, seed: int, load_s: float
-    ) -> None:
+    def __init__(self, hardware: Hardware, deployment: Deployment, seed: int, load_s: float) -> None:
         self._hardware, self._deployment, self._load_s = hardware, deployment, load_s
-        self._model = StepModel(deployment, hardware.gpu, latency, hardware.power)
+        self._model = StepModel(deployment, hardware.gpu, hardware.constants)
         self._kv_tokens = kv_cache_tokens(deployment, hardware.gpu)
         self._gpu_uuids = tuple(hardware.gpu_uuids[index] for index in hardware.held)
         self._launch = (hardware.seed, deployment.deployment_id, seed)
@@ -107,11 +105,12 @@ class SimulatedEngine:
         ).run()
         all_finished = not np.isnan(batching.finished_s).any()
         length_s = float((batching.finished_s + _TRANSIT_S).max(initial=0.0)) if all_finished else deadline_s
-        cost = self._cost(batching, self._model.micro_batches(batching.prefill_requests + batching.decode_requests))
+        steps_held = batching.shape
+        cost = self._model.cost(
+            steps_held, self._model.micro_batches(steps_held.prefill_requests + steps_held.decode_requests)
+        )
         self._hardware.work(
-            replay_activity(
-                self._deployment, batching, cost, start_s, length_s, power_factor, self._hardware.host_power
-            )
+            replay_activity(self._deployment, batching, cost, start_s, length_s, power_factor, self._hardware.host)
         )
         requests = Requests(
             batch_index=np.zeros(len(schedule), np.int64),
@@ -142,9 +141,7 @@ class SimulatedEngine:
         segment_s = np.concatenate((gap_s * _GAP_BEFORE_SHARE, step_s, gap_s * (1 - _GAP_BEFORE_SHARE)), axis=1)
         time_s = start_s + np.concatenate(([0.0], np.cumsum(segment_s)))
         if served:
-            self._hardware.work(
-                batch_activity(self._deployment, shape.cost, time_s, power_factor, self._hardware.host_power)
-            )
+            self._hardware.work(batch_activity(self._deployment, shape.cost, time_s, power_factor, self._hardware.host))
         if served < batches:
             self._crash()
         bound_s = time_s[:-1].reshape(batches, steps + 2)
@@ -162,31 +159,25 @@ class SimulatedEngine:
                 np.full(size, workload.generated_tokens),
                 self._deployment.limits,
                 self._kv_tokens,
-                lambda tokens, sequences, context_tokens, pairs: 1.0,
+                lambda shape: 1.0,
             ).run()
             if len(self._shapes) == _KEPT_SHAPES:
                 self._shapes.clear()
-            # A gated batch cannot overlap itself in a pipeline: it is one micro-batch.
-            self._shapes[workload] = _Shape(batching, self._cost(batching, np.ones(len(batching))))
+            held = batching.shape
+            # Requests whose prompts are computed in one step stay one micro-batch; in several, they decode apart.
+            groups = min(int((held.prefill_requests > 0).sum()), size, self._model.pipeline_parallel)
+            micro = np.where(held.prefill_requests > 0, 1.0, np.minimum(held.decode_requests, max(groups, 1)))
+            self._shapes[workload] = _Shape(batching, self._model.cost(held, micro, batching.more_prefill))
         return self._shapes[workload]
 
-    def _cost(self, batching: Batching, micro: FloatArray) -> StepCost:
-        return self._model.cost(
-            (batching.prefill_tokens + batching.decode_requests).astype(np.float64),
-            (batching.prefill_requests + batching.decode_requests).astype(np.float64),
-            batching.context_tokens.astype(np.float64),
-            batching.pairs.astype(np.float64),
-            micro,
-        )
-
     def _noisy_step_time(self, random: np.random.Generator, time_factor: float) -> StepTime:
-        model, stages = self._model, self._deployment.pipeline_parallel
+        model = self._model
         block: list[float] = []
 
-        def step_time(tokens: int, sequences: int, context_tokens: int, pairs: int) -> float:
+        def step_time(shape: StepShape[float]) -> float:
             if not block:
                 block.extend((time_factor * noise(random, STEP_SD, (_NOISE_BLOCK,))).tolist())
-            return block.pop() * model.duration_s(tokens, sequences, context_tokens, pairs, min(sequences, stages))
+            return block.pop() * model.duration_s(shape)
 
         return step_time
 

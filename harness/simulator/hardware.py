@@ -9,12 +9,12 @@ import numpy as np
 
 from harness.clock import VirtualClock
 from harness.points import FloatArray, NodeSpec, content_id
-from harness.simulator.activity import Activity, HostPower
+from harness.simulator.activity import Activity, Host
+from harness.simulator.constants import Constants, constants_of
 from harness.simulator.counters import nvml_counter, rapl_counters
 from harness.simulator.faults import Faults
-from harness.simulator.power import PowerConstants, cpu_w, dram_w, loaded_idle_w
 from harness.simulator.seeds import factor, generator, noise
-from harness.simulator.thermal import Thermal
+from harness.simulator.thermal import Thermal, idle_temperature_c
 from harness.simulator.timeline import Timeline, View
 
 LEAKAGE_SD = 0.02
@@ -46,13 +46,14 @@ class Hardware:
         seed: int,
         gain_sd: float,
         start_utc: datetime,
-        power: PowerConstants,
+        constants: Constants | None,
         faults: Faults,
     ) -> None:
         if spec.gpu is None or spec.cpu is None:
             raise ValueError(f"{spec.kind}: a node without GPUs cannot be simulated")
         self.spec, self.gpu, self.cpu = spec, spec.gpu, spec.cpu
-        self.seed, self.power, self.faults = seed, power, faults
+        self.seed, self.faults = seed, faults
+        self.constants = constants or constants_of(self.gpu)
         self.clock = VirtualClock(start_utc)
         self.gpu_uuids = tuple(_uuid(name, index) for index in range(spec.gpus))
         self.cpu_row, self.dram_row = spec.gpus, spec.gpus + 1
@@ -88,13 +89,16 @@ class Hardware:
         now_s, end_s = self.clock.monotonic_s(), self._timeline.end_s
         if now_s <= end_s:
             return
-        bounds_s = [end_s, now_s]
-        if end_s < self._spin_until_s < now_s:
-            bounds_s.insert(1, self._spin_until_s)
+        # Short at first: boards that cool leak less and less.
+        after_s = np.array([0.0, 2.0, 4.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0])
+        inner_s = np.append(end_s + after_s, self._spin_until_s)
+        inner_s = np.unique(inner_s[(inner_s > end_s) & (inner_s < now_s)])
+        bounds_s = np.concatenate(([end_s], inner_s, [now_s]))
         power_w = np.repeat(self._idle_w[:, None], len(bounds_s) - 1, axis=1)
-        if end_s < self._spin_until_s:
-            power_w[self.cpu_row, 0] = self.host_power.spinning_cpu_w
-        self._append(np.array(bounds_s), power_w)
+        spinning, cores = bounds_s[:-1] < self._spin_until_s, np.array(self.host.spinning_cores)
+        power_w[self.cpu_row, spinning] = self.host.cpu_w(cores)
+        power_w[self.dram_row, spinning] = self.host.dram_w(cores)
+        self._append(bounds_s, power_w)
 
     def work(self, activity: Activity) -> None:
         """Let the clock run through `activity`, whose last message is at its end; then idle begins."""
@@ -112,21 +116,13 @@ class Hardware:
         power_w[self.capped_row] = activity.relative_clock < 1.0
         self._append(activity.time_s, power_w)
         self.clock.advance_to(float(activity.time_s[-1]))
-        self._spin_until_s = self.clock.monotonic_s() + self.power.spin_s
+        self._spin_until_s = self.clock.monotonic_s() + self.host.spin_s
         self._idle_w = self._drawn_idle()
 
     @property
-    def host_power(self) -> HostPower:
-        """What the processors and memory draw with the engine that is resident now."""
-        cpu, power, workers = self.cpu, self.power, len(self.held)
-        return HostPower(
-            serving_cpu_w=cpu_w(cpu, power, power.serving_cores + workers),
-            spinning_cpu_w=cpu_w(cpu, power, power.resident_cores + workers),
-            idle_cpu_w=float(self._idle_w[self.cpu_row]),
-            serving_dram_w=dram_w(cpu, power.dram_work_share),
-            idle_dram_w=float(self._idle_w[self.dram_row]),
-            spin_s=power.spin_s,
-        )
+    def host(self) -> Host:
+        """The processors and memory with the engine that is resident now."""
+        return Host(self.cpu, self.constants.host, len(self.held))
 
     def view(self, since_s: float) -> View:
         """The true energies from `since_s` until now."""
@@ -151,9 +147,15 @@ class Hardware:
         self._last_span_s = span.start_s
 
     def _append(self, time_s: FloatArray, power_w: FloatArray) -> None:
+        """Add stretches of power, and to their GPUs' what leaks because the boards are warm."""
+        boards, gpu = self.spec.gpus, self.gpu
+        self.thermal.advance(time_s, power_w[:boards])
+        middle_s = (time_s[:-1] + time_s[1:]) / 2
+        warm_c = self.thermal.at(middle_s) - idle_temperature_c(gpu)
+        leak_w = self.constants.gpu.leakage_share_per_c * (gpu.tdp_w - gpu.idle_w) * self._leakage[:, None] * warm_c
+        power_w[:boards] = np.minimum(power_w[:boards] + leak_w, gpu.tdp_w)
         self._timeline.append(time_s, power_w)
         end_s = float(time_s[-1])
-        self.thermal.advance(self._timeline.view(float(time_s[0])), end_s)
         needed_s = min([end_s - KEEP_S, self._last_span_s, *(span.start_s for span in self._spans)]) - _MARGIN_S
         self._timeline.forget_before(needed_s)
         self.thermal.forget_before(needed_s)
@@ -161,9 +163,9 @@ class Hardware:
     def _drawn_idle(self) -> FloatArray:
         """(rows,) power without work; idle wanders a little from one stretch to the next."""
         gpu_w = np.full(self.spec.gpus, self.gpu.idle_w)
-        gpu_w[list(self.held)] = loaded_idle_w(self.gpu, self.power)
-        resident_cores = self.power.resident_cores if self.held else 0.0
-        host_w = [cpu_w(self.cpu, self.power, resident_cores), dram_w(self.cpu, 0.0)]
+        gpu_w[list(self.held)] = self.constants.gpu.loaded_idle_w(self.gpu)
+        cores = np.array([self.constants.host.resident_cores if self.held else 0.0])
+        host_w = np.concatenate((self.host.cpu_w(cores), self.host.dram_w(cores)))
         idle_w = np.concatenate((gpu_w * self._leakage, host_w))
         wander = noise(self._wander, IDLE_SD, idle_w.shape)
         # An idle engine keeps its GPUs at full clocks; nothing is capped.

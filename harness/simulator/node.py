@@ -12,17 +12,14 @@ from harness.meters.base import Domain
 from harness.node import board_group
 from harness.points import Deployment, Environment, NodeSpec, Source, content_id
 from harness.simulator.activity import Activity
+from harness.simulator.constants import Constants
 from harness.simulator.engine import ENGINE_VERSION, SimulatedEngine
 from harness.simulator.faults import FOREIGN_PID, NO_FAULTS, Faults
 from harness.simulator.hardware import Hardware
-from harness.simulator.latency import LatencyConstants
-from harness.simulator.power import PowerConstants, dram_w
+from harness.simulator.launching import launch_phases
 from harness.simulator.sampler import SimulatedSampler
 from harness.simulator.seeds import factor, generator
 
-READ_BYTES_PER_S = 2e9
-START_S = 40.0
-"""Of a launch without its weights: imports, compilation, graph capture."""
 _LOAD_SD = 0.05
 _FAILED_LAUNCH_S = 30.0
 _LOOK_S = 1.0
@@ -79,7 +76,7 @@ class SimulatedNode:
         seed: of everything that varies.
         gain_sd: spread of the boards' gains (0: every counter is true).
         start_utc: wall clock at the beginning; a fixed date by default.
-        latency, power: constants of the model.
+        constants: of the models of time and power; by default those fitted for the kind of GPU.
         faults: what goes wrong.
     """
 
@@ -91,15 +88,11 @@ class SimulatedNode:
         *,
         gain_sd: float = 0.02,
         start_utc: datetime | None = None,
-        latency: LatencyConstants | None = None,
-        power: PowerConstants | None = None,
+        constants: Constants | None = None,
         faults: Faults = NO_FAULTS,
     ) -> None:
         self._name = name
-        self._latency = latency or LatencyConstants()
-        self._hardware = Hardware(
-            spec, name, seed, gain_sd, start_utc or _DEFAULT_START, power or PowerConstants(), faults
-        )
+        self._hardware = Hardware(spec, name, seed, gain_sd, start_utc or _DEFAULT_START, constants, faults)
         self._engine: SimulatedEngine | None = None
         self.truth = Truth(self._hardware)
 
@@ -167,21 +160,28 @@ class SimulatedNode:
         random = generator("load", hardware.seed, deployment.deployment_id, seed)
         group = board_group(seed, self.spec.gpus // deployment.gpus) * deployment.gpus
         hardware.hold(tuple(range(group, group + deployment.gpus)))
-        weights_s = deployment.model.weight_bytes(deployment.bits) / READ_BYTES_PER_S
-        load_s = (weights_s + START_S) * factor(random, _LOAD_SD)
-        host = hardware.host_power
-        now_s = hardware.clock.monotonic_s()
+        load_s = self._load(deployment, factor(random, _LOAD_SD))
+        self._engine = SimulatedEngine(hardware, deployment, seed, load_s)
+        return self._engine
+
+    def _load(self, deployment: Deployment, time_factor: float) -> float:
+        """Let the clock run through a launch; how long it took, s."""
+        hardware, limits = self._hardware, deployment.limits
+        phases = launch_phases(deployment, hardware.constants.engine(limits.engine, limits.enforce_eager))
+        duration_s = np.array([phase.duration_s for phase in phases]) * time_factor
+        gpu_w = (hardware.gpu.tdp_w - hardware.gpu.idle_w) * np.array([phase.gpu_share for phase in phases])
+        cpu = hardware.cpu
         hardware.work(
             Activity(
-                time_s=np.array([now_s, now_s + load_s]),
-                dynamic_w=np.zeros((deployment.gpus, 1)),
-                cpu_w=np.array([host.serving_cpu_w]),
-                dram_w=np.array([dram_w(hardware.cpu, hardware.power.dram_load_share)]),
-                relative_clock=np.ones(1),
+                time_s=hardware.clock.monotonic_s() + np.concatenate(([0.0], np.cumsum(duration_s))),
+                dynamic_w=np.tile(gpu_w, (deployment.gpus, 1)),
+                cpu_w=hardware.host.cpu_w(np.array([phase.cores for phase in phases])),
+                dram_w=cpu.dram_idle_w
+                + (cpu.dram_tdp_w - cpu.dram_idle_w) * np.array([phase.dram_share for phase in phases]),
+                relative_clock=np.ones(len(phases)),
             )
         )
-        self._engine = SimulatedEngine(hardware, deployment, self._latency, seed, load_s)
-        return self._engine
+        return float(duration_s.sum())
 
     def _obstacle(self, deployment: Deployment) -> str:
         if deployment.deployment_id in self._hardware.faults.failing_deployments:

@@ -6,6 +6,7 @@ import numpy as np
 
 from harness.meters.base import Domain, GpuState, PowerTrace, Recording, Series
 from harness.points import FloatArray
+from harness.simulator.constants import architecture_of
 from harness.simulator.counters import Counter, NvmlCounter
 from harness.simulator.faults import FOREIGN_PID
 from harness.simulator.hardware import Hardware, Span
@@ -20,8 +21,7 @@ STATE_S = 1.0
 RAPL_LATENCY_S = 20e-6
 NVML_LATENCY_S = 80e-6
 _LATENCY_SPREAD = (0.7, 1.5)
-_FULL_CLOCK_MHZ = {"a100": 1410.0, "h100": 1980.0}
-_OTHER_CLOCK_MHZ = 1500.0
+_FULL_CLOCK_MHZ = {"ampere": 1410.0, "hopper": 1980.0}
 _IDLE_CLOCK_MHZ = 210.0
 NO_NODE_METER = "a simulated node has no meter of its rest (fans, switches, power supplies)"
 NO_DRAM_COUNTER = "no DRAM energy counter on this processor (AMD has no RAPL DRAM domain)"
@@ -141,7 +141,7 @@ class SimulatedSampler:
         passed_s = np.maximum(time_s - since_s, 1e-9)
         relative = (view.at(hardware.clock_row, time_s) - view.at(hardware.clock_row, since_s)) / passed_s
         capped = view.at(hardware.capped_row, time_s) > view.at(hardware.capped_row, since_s)
-        full_mhz = _FULL_CLOCK_MHZ.get(gpu.kind, _OTHER_CLOCK_MHZ)
+        full_mhz = _FULL_CLOCK_MHZ[architecture_of(gpu.kind)]
         held_mhz = np.maximum(full_mhz * relative, _IDLE_CLOCK_MHZ).tolist()
         temperature_c = hardware.thermal.at(time_s).tolist()
         states = []

@@ -112,7 +112,8 @@ def test_batch_columns_follow_from_steps_requests_and_truth() -> None:
         assert run.energies["idle_gpus"].energy_j == pytest.approx(
             truth_j(watch, others, *span) / full.batches, rel=0.02
         )
-        assert run.gpu_power_integral_j == pytest.approx(run.energies["gpu"].energy_j, rel=0.1)
+        # Power readings see 25 of each 100 ms, and prefill and decode differ.
+        assert run.gpu_power_integral_j == pytest.approx(run.energies["gpu"].energy_j, rel=0.25)
         net_j = run.energies["gpu"].energy_j - run.gpu_loaded_idle_w * run.duration_s
         assert run.gpu_net_energy_j == pytest.approx(net_j)
         for domain in ("gpu", "cpu", "dram"):

@@ -6,6 +6,21 @@ from pathlib import Path
 from harness import __file__ as package_init
 
 PACKAGE = Path(package_init).parent
+ANALYSIS = Path(__file__).parents[2] / "analysis" / "harness_analysis"
+ANALYSIS_SEES = [
+    "harness.errors",
+    "harness.units",
+    "harness.points",
+    "harness.bundled",
+    "harness.records",
+    "harness.schema",
+    "harness.store",
+    "harness.workload",
+    "harness.statistics",
+    "harness.deployment",
+]
+"""What was measured and how it is kept; not what measures. Above all not the simulator: a predictor that took its
+formulas would be scored on itself."""
 
 LAYERS = [
     ["harness", "harness.errors"],
@@ -74,6 +89,17 @@ def test_no_import_runs_back_up() -> None:
             target_level, target_entry = layer_of(imported)
             if target_level > level or (target_level == level and target_entry != entry):
                 wrong.append(f"{module} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_analysis_sees_records_and_no_simulator() -> None:
+    wrong = []
+    for path in sorted(ANALYSIS.rglob("*.py")):
+        for imported in sorted(imports_of(path)):
+            own = imported.split(".")[0] == "harness_analysis"
+            if not own and not any(imported == entry or imported.startswith(entry + ".") for entry in ANALYSIS_SEES):
+                wrong.append(f"{path.relative_to(ANALYSIS)} imports {imported}")
+    assert any(ANALYSIS.rglob("*.py"))
     assert not wrong, "\n".join(wrong)
 
 

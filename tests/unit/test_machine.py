@@ -38,6 +38,7 @@ class Meter(NvmlMeter):
         ([SMALL_A100] * 8, "a100-40gb", "dgx-a100-40gb"),
         ([SXM_A100] * 4, "a100", ""),
         ([SXM_A100] * 7 + [H100], "", ""),
+        ([("NVIDIA GH200 480GB", 96)], "gh200", "gh200-1"),
         ([("NVIDIA L40S", 48)], "", ""),
     ],
 )

@@ -1,0 +1,1 @@
+"""What is made of measurements: readers of published ones, later features, models and scores."""
