@@ -3,6 +3,9 @@
 Its state is what the store holds: a point's repetitions per environment, and those of its probes. `tell` keeps it
 in step while a sweep runs; a new controller over the same store asks for exactly what is missing. Probes come when
 nothing else is left for a host.
+
+A launch must not cost more the more points there are: of each host is remembered which groups it hosts, in which of
+its environments they are measured, and which of them had nothing left when they were last looked at.
 """
 
 from collections import Counter, defaultdict
@@ -13,7 +16,7 @@ from typing import Protocol
 
 from harness.plan import Assignment, LaunchPlan, MeasurementRules
 from harness.points import Deployment, Environment, Point, content_id
-from harness.probes import choose_probes, probe_numbers
+from harness.probes import PointKey, ProbeStanding, choose_probes, probe_numbers
 from harness.records import INTERRUPTED, SETTLED
 from harness.space import Candidate, Group, Space
 from harness.statistics import repetitions_needed
@@ -48,7 +51,11 @@ class Outcome(Protocol):
 
 
 class Host(Protocol):
-    """What the controller knows of an agent."""
+    """What the controller knows of an agent.
+
+    What it hosts, and what stands in a point's way, never changes. An environment may: a driver is loaded again, a
+    power limit moved. Deployments that shared one then share the next.
+    """
 
     @property
     def name(self) -> str: ...
@@ -83,18 +90,6 @@ class Standing:
 
 _ALL_GROUPS = 5040
 """A multiple of every number of groups of GPUs up to 10."""
-PointKey = tuple[str, str]
-"""point_id and environment_id: a point as it is measured somewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeStanding:
-    """How far the probes are: the points measured again, and their runs."""
-
-    points: tuple[PointKey, ...]
-    settled: int
-    wanted: int
-    given_up: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +102,37 @@ class _Open:
     launch: int = 0
 
 
+class _Known:
+    """What is remembered of a host: the groups it hosts, by their numbers, and where they are measured.
+
+    Attributes:
+        groups: (number, group, which environment) of each group that it hosts, in the order of the space.
+        environment_ids: of each environment, as they are now.
+        closed: for each environment, the groups that have nothing left there.
+        probes: what to probe in each environment, and for which state it was chosen.
+    """
+
+    def __init__(self, host: Host, groups: Iterable[Group]) -> None:
+        self.host = host
+        self._examples: dict[Environment, Deployment] = {}
+        numbers: dict[Environment, int] = {}
+        self.groups: list[tuple[int, Group, int]] = []
+        for number, group in enumerate(groups):
+            if host.hosts(group.deployment):
+                environment = host.environment(group.deployment)
+                self._examples.setdefault(environment, group.deployment)
+                self.groups.append((number, group, numbers.setdefault(environment, len(numbers))))
+        self.environment_ids: tuple[str, ...] = ()
+        self.closed: dict[str, set[int]] = defaultdict(set)
+        self.probes: tuple[object, dict[str, Group]] | None = None
+        self.look()
+
+    def look(self) -> None:
+        """Take note of the environments as they are now."""
+        found = (self.host.environment(deployment) for deployment in self._examples.values())
+        self.environment_ids = tuple(environment.environment_id for environment in found)
+
+
 class Controller:
     """Decides what is measured next, from the space of a sweep and the runs there are."""
 
@@ -116,6 +142,13 @@ class Controller:
         self._probes: dict[PointKey, dict[int, _Repetition]] = defaultdict(dict)
         self._recorded_infeasible: set[PointKey] = set()
         self._in_flight: set[tuple[str, str]] = set()
+        self._known: dict[int, _Known] = {}
+        self._groups_of: dict[str, list[int]] = defaultdict(list)
+        for number, group in enumerate(space.groups):
+            for candidate in group.candidates:
+                self._groups_of[candidate.point.point_id].append(number)
+        self._exhausted: set[PointKey] = set()
+        self._changes_of_exhausted = 0
 
     def tell(self, outcomes: Iterable[Outcome]) -> None:
         """Take note of runs, in any order; neither warm-ups nor probes count as a sweep's repetitions."""
@@ -131,6 +164,22 @@ class Controller:
                 if outcome.status in SETTLED:
                     state.settled, state.gpu_energy_j = True, outcome.gpu_energy_j
                 state.attempts = max(state.attempts, outcome.attempt)
+                if state.attempts >= self._rules.max_attempts:
+                    self._exhausted.add(key)
+                self._changes_of_exhausted += key in self._exhausted
+            # It may ask for more repetitions, so its group is looked at again.
+            for known in self._known.values():
+                known.closed[outcome.environment_id].difference_update(self._groups_of.get(outcome.point_id, ()))
+
+    def _know(self, host: Host) -> _Known:
+        """What is remembered of a host, with its environments as they are now."""
+        known = self._known.get(id(host))
+        if known is None:
+            # It holds the host, so that no other gets its id.
+            known = self._known[id(host)] = _Known(host, self._space.groups)
+        else:
+            known.look()
+        return known
 
     def ask(self, host: Host) -> LaunchPlan | None:
         """The next launch for a host, or None when nothing is left for it.
@@ -190,10 +239,9 @@ class Controller:
 
     def infeasible(self, host: Host) -> Iterator[tuple[Assignment, str]]:
         """Points that cannot run on the host and are not yet recorded as such, with the reason."""
-        for group in self._space.groups:
-            if not host.hosts(group.deployment):
-                continue
-            environment_id = host.environment(group.deployment).environment_id
+        known = self._know(host)
+        for _, group, place in known.groups:
+            environment_id = known.environment_ids[place]
             for candidate in group.candidates:
                 point = candidate.point
                 if (point.point_id, environment_id) in self._recorded_infeasible:
@@ -235,10 +283,15 @@ class Controller:
 
     def _probe_groups(self, host: Host) -> dict[str, Group]:
         """What to probe on a host in each of its environments."""
+        if not self._rules.probes.points:
+            return {}
+        known = self._know(host)
+        state = (known.environment_ids, self._changes_of_exhausted)
+        if known.probes is not None and known.probes[0] == state:
+            return known.probes[1]
         found: dict[str, list[Group]] = defaultdict(list)
-        for group in self._space.groups if self._rules.probes.points else ():
-            if host.hosts(group.deployment):
-                found[host.environment(group.deployment).environment_id].append(group)
+        for _, group, place in known.groups:
+            found[known.environment_ids[place]].append(group)
         probed: dict[str, Group] = {}
         for environment_id, groups in found.items():
 
@@ -247,10 +300,13 @@ class Controller:
 
             if (chosen := choose_probes(groups, self._rules.probes.points, fit)) is not None:
                 probed[environment_id] = chosen
+        known.probes = (state, probed)
         return probed
 
     def _is_lost(self, point: Point, environment_id: str) -> bool:
         """Whether it was tried as often as the rules allow, and never settled."""
+        if (point.point_id, environment_id) not in self._exhausted:
+            return False
         known = self._repetitions.get((point.point_id, environment_id), {}).values()
         tried = any(state.attempts >= self._rules.max_attempts for state in known)
         return tried and not any(state.settled for state in known)
@@ -283,19 +339,21 @@ class Controller:
         )
 
     def _open_groups(self, host: Host) -> Iterator[_Open]:
-        for group in self._space.groups:
-            if not host.hosts(group.deployment):
-                continue
-            environment_id = host.environment(group.deployment).environment_id
-            if (group.deployment.deployment_id, environment_id) in self._in_flight:
+        known = self._know(host)
+        for number, group, place in known.groups:
+            environment_id = known.environment_ids[place]
+            closed = known.closed[environment_id]
+            if number in closed or (group.deployment.deployment_id, environment_id) in self._in_flight:
                 continue
             assignments: list[Assignment] = []
             for candidate in group.candidates:
                 if not host.obstacle(candidate.point):
-                    known = self._repetitions.get((candidate.point.point_id, environment_id), {})
-                    assignments += self._missing(candidate, known, range(1, self._wanted(known) + 1))
+                    taken = self._repetitions.get((candidate.point.point_id, environment_id), {})
+                    assignments += self._missing(candidate, taken, range(1, self._wanted(taken) + 1))
             if assignments:
                 yield _Open(group, environment_id, assignments)
+            else:
+                closed.add(number)
 
     def _missing(
         self, candidate: Candidate, known: Mapping[int, _Repetition], numbers: Iterable[int]

@@ -1,6 +1,6 @@
 """What a window leaves in hand before it becomes a record: readings, its ends, and what the engine did."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from harness.engines.base import Served
@@ -37,6 +37,8 @@ class Measured:
     started_at: datetime
     served: Served
     gated: bool = True
+    _energies: dict[tuple[str, ...], WindowEnergies] = field(default_factory=dict, init=False, repr=False)
+    """Asked for twice: to see whether the window was long enough, and for the record."""
 
     @property
     def window_s(self) -> float:
@@ -62,7 +64,11 @@ class Measured:
         Raises:
             MeasurementError: the GPUs' energy cannot be believed.
         """
-        found = window_energies(self.recording, self.start_s, self.end_s, gpu_uuids, gated=self.gated)
+        if gpu_uuids not in self._energies:
+            self._energies[gpu_uuids] = window_energies(
+                self.recording, self.start_s, self.end_s, gpu_uuids, gated=self.gated
+            )
+        found = self._energies[gpu_uuids]
         memory_gib = self.recording.memory_gib
         counted = any(one.channel.domain == "dram" for one in self.recording.series)
         if dram_estimated and not counted and memory_gib is not None:

@@ -7,6 +7,7 @@ point has the same id on every node and in every session.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -137,7 +138,8 @@ class EngineLimits:
     """Tokens per streamed chunk of a replay's answers: each costs the server's processors something (rule 21)."""
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: an id is asked for many times, and kept once it was computed.
+@dataclass(frozen=True)
 class Deployment:
     """One way to serve one model on one kind of GPU.
 
@@ -158,7 +160,7 @@ class Deployment:
         """GPUs that it holds; on a node without GPUs, its ranks."""
         return self.tensor_parallel * self.pipeline_parallel
 
-    @property
+    @cached_property
     def deployment_id(self) -> str:
         return content_id(asdict(self))
 
@@ -217,7 +219,7 @@ class ReplayWorkload:
 Workload = BatchWorkload | ReplayWorkload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Point:
     """A deployment x a workload: what five repetitions are taken of."""
 
@@ -231,7 +233,7 @@ class Point:
     def to_json(self) -> str:
         return json.dumps(self.content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def point_id(self) -> str:
         return content_id(self.content())
 
@@ -240,7 +242,7 @@ class Point:
         return f"{self.deployment.label} {self.workload.label}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Environment:
     """What may not be mixed: runs of two environments are not repetitions of one another.
 
@@ -257,7 +259,7 @@ class Environment:
     power_limit_w: float | None
     processor: str = ""
 
-    @property
+    @cached_property
     def environment_id(self) -> str:
         content = asdict(self)
         if not self.processor:

@@ -6,6 +6,7 @@ its own, by which a node may give it other boards.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from harness.points import BatchWorkload, Point
 from harness.space import Candidate, Group
@@ -14,6 +15,18 @@ PROBE_REPETITIONS = 2
 """In each launch, of each point: the fewest that show the spread within it."""
 _NUMBER_STRIDE = 1000
 """No point of a sweep has more repetitions than this."""
+PointKey = tuple[str, str]
+"""point_id and environment_id: a point as it is measured somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStanding:
+    """How far the probes are: the points measured again, and their runs."""
+
+    points: tuple[PointKey, ...]
+    settled: int
+    wanted: int
+    given_up: int
 
 
 def probe_numbers(launch: int) -> range:

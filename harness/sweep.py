@@ -1,8 +1,12 @@
-"""A resumable queue: asks the controller, lets agents measure, stores each run before the next begins."""
+"""A resumable queue: asks the controller, lets agents measure, stores each run before the next begins.
+
+Simulated runs are computed faster than they are written one by one, and computed again at no cost. Those that one
+launch completes within `HELD_S` are stored together.
+"""
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,17 +14,21 @@ from typing import Protocol
 from harness.agent import Agent
 from harness.assemble import LaunchContext, unmeasured_run
 from harness.clock import Clock
-from harness.controller import Controller, PointKey, ProbeStanding
+from harness.controller import Controller
 from harness.deployment.sweepfile import Sweep
 from harness.errors import StoreError
 from harness.plan import Assignment, LaunchPlan, Probes
 from harness.points import Point
+from harness.probes import PointKey, ProbeStanding
 from harness.records import INTERRUPTED, RunBundle, RunRecord
 from harness.space import Space
 from harness.store import Writer, read_ledger
 
 PLAN_PREFIX = "plan-"
 """A sweep leaves what it planned in `plan-SWEEP.json`, for `harness status`."""
+
+HELD_S = 0.5
+"""Of simulated runs, a kill loses what was computed in so long; measured ones are never held back."""
 
 
 class Progress(Protocol):
@@ -99,7 +107,8 @@ def run_sweep(
             first = space.first(points, _feasible(agents))
             # Probes come once, when the last round's points are done.
             last = points is None or number == order.rounds
-            queue = _Round(order, first, len(space) - len(first), agents, writer, progress, probing=last)
+            shelf = _Shelf(writer, progress, wall, HELD_S if source == "simulated" else 0.0)
+            queue = _Round(order, first, len(space) - len(first), agents, shelf, progress, probing=last)
             taken, spent = queue.run(taken, out_of_time)
             if spent or points is None:
                 break
@@ -113,6 +122,40 @@ def _feasible(agents: list[Agent]) -> Callable[[Point], bool]:
     return feasible
 
 
+class _Shelf:
+    """Where runs wait for the store: until the next one of a launch, or for `held_s` at most."""
+
+    def __init__(self, writer: Writer, progress: Progress, wall: Clock, held_s: float) -> None:
+        self._writer, self._progress, self._wall, self._held_s = writer, progress, wall, held_s
+        self._bundles: list[RunBundle] = []
+        self._stored_s = wall.monotonic_s()
+
+    def put(self, bundle: RunBundle) -> None:
+        """Store a run with those before it, or leave it until then."""
+        self._bundles.append(bundle)
+        if self._held_s == 0.0 or self._wall.monotonic_s() - self._stored_s >= self._held_s:
+            self.clear()
+
+    def clear(self) -> None:
+        """Store what waits.
+
+        Raises:
+            StoreError: none of it is stored, nor will it be.
+        """
+        bundles, self._bundles = self._bundles, []
+        self.store(bundles)
+        for bundle in bundles:
+            if bundle.run.purpose != "warmup":
+                self._progress.measured(bundle.run)
+
+    def store(self, bundles: Sequence[RunBundle]) -> None:
+        """Store runs at once, without a word to anyone."""
+        if bundles:
+            self._writer.append(bundles)
+            self._writer.compact()
+        self._stored_s = self._wall.monotonic_s()
+
+
 class _Round:
     """One pass over a space until nothing is left for any agent."""
 
@@ -122,12 +165,12 @@ class _Round:
         space: Space,
         beyond: int,
         agents: list[Agent],
-        writer: Writer,
+        shelf: _Shelf,
         progress: Progress,
         probing: bool,
     ) -> None:
         self._order, self._space, self._beyond, self._agents = order, space, beyond, agents
-        self._writer, self._progress = writer, progress
+        self._shelf, self._progress = shelf, progress
         self._skipped: dict[str, tuple[str, ...]] = {}
         rules = order.sweep.rules if probing else replace(order.sweep.rules, probes=Probes())
         self._controller = Controller(order.sweep.name, space, rules, order.seed)
@@ -168,22 +211,19 @@ class _Round:
         bundles = agent.measure(plan)
         try:
             for bundle in bundles:
-                self._keep(bundle)
+                self._shelf.put(bundle)
+                self._controller.tell([bundle.run])
                 taken += bundle.run.purpose != "warmup"
                 if out_of_time(taken) and bundle.run.reason != INTERRUPTED:
                     break
         finally:
             # Closing the generator stops the engine, whatever ended the loop.
-            bundles.close()
-            self._controller.finished(plan, agent)
+            try:
+                bundles.close()
+            finally:
+                self._shelf.clear()
+                self._controller.finished(plan, agent)
         return taken
-
-    def _keep(self, bundle: RunBundle) -> None:
-        self._writer.append([bundle])
-        self._writer.compact()
-        self._controller.tell([bundle.run])
-        if bundle.run.purpose != "warmup":
-            self._progress.measured(bundle.run)
 
     def _leave_plan(self, planned: ProbeStanding | None) -> ProbeStanding:
         """Write the plan file where the points to probe are not those of `planned`: they leave points given up out."""
@@ -199,7 +239,7 @@ class _Round:
                 for assignment, obstacle in self._controller.infeasible(agent)
             ]
             if bundles:
-                self._writer.append(bundles)
+                self._shelf.store(bundles)
                 self._controller.tell([bundle.run for bundle in bundles])
 
     def points(self) -> dict[PointKey, tuple[Point, Agent]]:

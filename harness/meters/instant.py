@@ -26,7 +26,6 @@ distance of the readings.
 
 import math
 
-import numpy as np
 from scipy import special
 
 from harness.errors import CounterLost, MeasurementError, WindowTooShort
@@ -39,6 +38,7 @@ from harness.points import FloatArray
 FAST_REFRESH_S = 0.010
 QUIET_EDGES = 4
 """Sampler.settle shows so many edges of each slow counter."""
+_STUDENT_95 = {freedom: float(special.stdtrit(freedom, 0.975)) for freedom in range(1, QUIET_EDGES - 1)}
 
 
 def window_ends(
@@ -103,40 +103,38 @@ def _from_quiet(edges: Edges, shown: Shown, time_s: float, side: int, gated: boo
     refresh_s = edges.refresh_s
     # Nearest first: edges that lie wholly on the quiet side, as far as they follow one another sharply.
     if side < 0:
-        last = int(np.searchsorted(edges.before_s, time_s, side="right"))
-        quiet = np.arange(last - 1, max(last - QUIET_EDGES, 0) - 1, -1)
+        end = int(edges.before_s.searchsorted(time_s, side="right"))
+        begin = max(end - QUIET_EDGES, 0)
     else:
-        first = int(np.searchsorted(edges.after_s, time_s))
-        quiet = np.arange(first, min(first + QUIET_EDGES, len(edges.energy_j)))
-    dense = edges.dense[quiet]
-    if not dense[:3].all():
+        begin = int(edges.after_s.searchsorted(time_s))
+        end = min(begin + QUIET_EDGES, len(edges.energy_j))
+    dense = edges.dense[begin:end].tolist()[::side]
+    n = len(dense) if all(dense) else dense.index(False)
+    if n < 3:
         return None
-    quiet = quiet[: len(quiet) if dense.all() else int(np.argmin(dense))]
-    if len(quiet) < 3:
-        return None
-    edge_s, energy_j = (edges.after_s[quiet] + edges.before_s[quiet]) / 2, edges.energy_j[quiet]
-    power_w = float((energy_j[-1] - energy_j[0]) / (edge_s[-1] - edge_s[0]))
-    each_w = np.diff(energy_j) / np.diff(edge_s)
-    n = len(each_w)
-    off_w = each_w - each_w.sum() / n
-    scatter_w = math.sqrt(float(off_w @ off_w) / (n - 1))
-    power_uncertainty_w = float(special.stdtrit(n - 1, 0.975)) * scatter_w * math.sqrt(1 + 1 / n)
-    reach_s = abs(time_s - float(edge_s[0]))
+    begin, end = (end - n, end) if side < 0 else (begin, begin + n)
+    nearest = end - 1 if side < 0 else begin
+    edge_s, energy_j = edges.time_s[begin:end].tolist()[::side], edges.energy_j[begin:end].tolist()[::side]
+    power_w: float = (energy_j[-1] - energy_j[0]) / (edge_s[-1] - edge_s[0])
+    each_w = [(energy_j[i + 1] - energy_j[i]) / (edge_s[i + 1] - edge_s[i]) for i in range(n - 1)]
+    mean_w = sum(each_w) / (n - 1)
+    scatter_w = math.sqrt(sum((w - mean_w) * (w - mean_w) for w in each_w) / (n - 2))
+    power_uncertainty_w = _STUDENT_95[n - 2] * scatter_w * math.sqrt(1 + 1 / (n - 1))
+    reach_s = abs(time_s - edge_s[0])
     # Part of an interval scatters more than the whole of it, as the square root of its share.
     random_j = math.hypot(
-        edges.half_width_s[quiet[0]] * power_w,
+        float(edges.half_width_s[nearest]) * power_w,
         power_uncertainty_w * reach_s * max(1.0, math.sqrt(refresh_s / max(reach_s, 1e-6))),
         count_j,
     )
     share = min(reach_s / refresh_s, 0.5)
     # The power shown at an edge is of the time just before it.
-    low, high = (quiet[-1] + 1, quiet[0]) if side < 0 else (quiet[0] + 1, quiet[-1])
-    inside = shown.power_w[(shown.edge >= low) & (shown.edge <= high)]
-    apart_w = float(np.abs(inside - power_w).max()) if len(inside) else 0.0
+    _, inside_w = shown.at(begin + 1, end - 1)
+    apart_w = max((abs(w - power_w) for w in inside_w), default=0.0)
     bound_j = HIDDEN * apart_w * share * (1 - share) * refresh_s
     if not gated:
-        bound_j += _unexplained_j(edges, int(quiet[0]), power_w, time_s, side)
-    return Instant(float(energy_j[0] + power_w * (time_s - edge_s[0])), float(random_j), bound_j)
+        bound_j += _unexplained_j(edges, nearest, power_w, time_s, side)
+    return Instant(energy_j[0] + power_w * (time_s - edge_s[0]), random_j, bound_j)
 
 
 def _unexplained_j(edges: Edges, nearest: int, power_w: float, time_s: float, side: int) -> float:
@@ -157,7 +155,7 @@ def _unexplained_j(edges: Edges, nearest: int, power_w: float, time_s: float, si
 def _between_readings(series: Series, cumulative: FloatArray, refresh_s: float, time_s: float) -> Instant:
     """A fast counter at an instant, interpolated between the readings around it."""
     reading_s, channel = series.time_s, series.channel
-    b = int(np.searchsorted(reading_s, time_s, side="right"))
+    b = int(reading_s.searchsorted(time_s, side="right"))
     if b == len(reading_s) and b > 0 and reading_s[-1] == time_s:
         b -= 1
     if b == 0 or b == len(reading_s):

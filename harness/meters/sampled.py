@@ -49,8 +49,8 @@ def integrates(edges: Edges, shown: Shown) -> bool:
     z = ((mean_w - power_w) / unsure_w)[sure]
     if z @ z > _EACH_Z2 * len(z) + _FREE_Z2:
         return True
-    neighbours = np.flatnonzero((np.diff(later) == 1) & sure[1:])
-    change = np.diff(power_w)[neighbours] / unsure_w[neighbours + 1]
+    neighbours = np.flatnonzero((later[1:] - later[:-1] == 1) & sure[1:])
+    change = (power_w[1:] - power_w[:-1])[neighbours] / unsure_w[neighbours + 1]
     lead = ((mean_w - power_w) / unsure_w)[neighbours + 1]
     return bool(abs(lead @ change) > _SURE_LEAD * np.sqrt(change @ change))
 

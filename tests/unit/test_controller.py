@@ -24,7 +24,7 @@ class Run:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FakeHost:
     name: str = "node-1"
     gpu: str = "h100"
@@ -190,3 +190,55 @@ def test_an_interrupted_run_is_no_try_at_its_repetition() -> None:
     assert [(item.repetition, item.attempt) for item in plan.assignments if item.point == SMALL] == [
         (1, 1), (2, 1), (3, 1),
     ]  # fmt: skip
+
+
+@dataclass
+class ChangingHost(FakeHost):
+    """One host over time: its driver may change, and it counts how often it is asked about a point."""
+
+    asked: int = 0
+
+    def obstacle(self, point: Point) -> str:
+        self.asked += 1
+        return super().obstacle(point)
+
+
+def test_a_driver_that_changes_while_a_sweep_runs_starts_anew() -> None:
+    """What is remembered of a host must not outlive its environment."""
+    host, asked = ChangingHost(), controller()
+    for point in (SMALL, LARGE, OTHER):
+        asked.tell(runs(host, point, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    assert asked.ask(host) is None
+    host.driver = "2"
+    plan = asked.ask(host)
+    assert plan is not None
+    assert len(plan.assignments) == 6
+    host.driver = "1"
+    assert asked.ask(host) is None
+
+
+def test_points_that_are_done_are_not_looked_at_for_every_launch() -> None:
+    """Otherwise the work for a sweep grows with the square of its points."""
+    host, asked = ChangingHost(), controller()
+    for point in (SMALL, LARGE, OTHER):
+        asked.tell(runs(host, point, (1, 1, "ok"), (2, 1, "ok"), (3, 1, "ok")))
+    assert asked.ask(host) is None
+    looks = host.asked
+    assert looks >= 3
+    for _ in range(5):
+        assert asked.ask(host) is None
+        assert asked.probe_standing([host]).wanted == 0
+    assert host.asked == looks
+
+
+def test_a_point_that_was_done_is_looked_at_again_when_a_run_makes_its_mean_less_sure() -> None:
+    host = FakeHost()
+    groups = (Group(OTHER.deployment, (Candidate(OTHER, "", "w"),)),)
+    asked = Controller("s", Space(groups, {}), replace(RULES, half_width=0.05, most_repetitions=6), seed=0)
+    key = (OTHER.point_id, environment_id(host, OTHER))
+    asked.tell([Run(*key, number, 1, gpu_energy_j=value) for number, value in enumerate((100.0, 101.0, 99.0), 1)])
+    assert asked.ask(host) is None
+    asked.tell([Run(*key, 4, 1, gpu_energy_j=130.0)])
+    plan = asked.ask(host)
+    assert plan is not None
+    assert [item.repetition for item in plan.assignments] == [5, 6]
