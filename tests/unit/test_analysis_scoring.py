@@ -1,0 +1,97 @@
+"""Tables of scores: pooling over splits, what is said of a better baseline, what the command refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+pytest.importorskip("torch_geometric")
+pytest.importorskip("safetensors")
+
+from harness.deployment.catalog import model_shape
+from harness.points import FloatArray
+from harness_analysis import scoring
+from harness_analysis.configurations import Configurations
+from harness_analysis.examples import Examples
+from harness_analysis.gpus import known_gpus
+from harness_analysis.predictor import Prediction
+from harness_analysis.splits import Split
+
+N = 12
+
+
+class Fixed:
+    """Predicts what the last fit's first example took, times `off`; its interval is 10% either way."""
+
+    def __init__(self, name: str = "fixed", off: float = 1.0) -> None:
+        self.name, self.off = name, off
+        self.total_j: FloatArray = np.empty(0)
+
+    def fit(self, examples: Examples, seed: int) -> None:
+        self.total_j = examples.total_j[:1] * (self.off + 0.01 * seed)
+
+    def predict(self, configurations: Configurations) -> Prediction:
+        total_j = np.repeat(self.total_j, len(configurations))
+        return Prediction(total_j, total_j, 0.9 * total_j, 1.1 * total_j)
+
+
+def task(per_token: bool = False) -> scoring.Task:
+    """Two splits: the first half is learnt and the second asked, and the other way round. All take 100 J."""
+    frame = pd.DataFrame(
+        {
+            "gpu": "a100", "model": "llama-2-7b", "bits": 16, "tp": 1, "pp": 1, "batch_size": 2, "prompt_tokens": 8,
+            "generated_tokens": np.arange(1, N + 1),
+        }
+    )  # fmt: skip
+    configurations = Configurations.from_frame(frame, {"llama-2-7b": model_shape("llama-2-7b")}, known_gpus())
+    examples = Examples(configurations, np.full(N, 50.0), np.full(N, 100.0), np.full(N, "made"))
+    first, second = np.arange(N // 2), np.arange(N // 2, N)
+    return scoring.Task("halves", examples, (Split("a", first, second), Split("b", second, first)), per_token)
+
+
+def test_splits_are_pooled_and_seeds_averaged() -> None:
+    """Every example is asked once; 0, 1 and 2% of error make a mean of 1% and their standard deviation."""
+    line = scoring.scored(task(), Fixed, range(3))
+    assert line.n == N
+    assert line.mape_pct == pytest.approx(1)
+    assert line.mape_spread_pct == pytest.approx(np.std([0, 1, 2]))
+    assert line.coverage_pct == 100
+
+
+def test_ranks_are_of_what_is_asked() -> None:
+    """Energies that are all the same have no order, joules per token of different lengths do."""
+    assert np.isnan(scoring.scored(task(), Fixed, [0]).rank_correlation)
+    assert scoring.scored(task(per_token=True), Fixed, [0]).rank_correlation == pytest.approx(1)
+
+
+def test_a_better_baseline_is_named() -> None:
+    """A table that hid it would be of no use."""
+    said: list[str] = []
+    makes = {"ours": lambda: Fixed("ours", 1.05), "good": lambda: Fixed("good", 1.02), "bad": lambda: Fixed("bad", 2.0)}
+    lines = scoring.scored_all([task()], makes, 1, said.append)
+    assert [line.predictor for line in lines] == ["ours", "good", "bad"]
+    assert said[-1] == "better than ours: good (2.00%)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["released", "--public", "nowhere"], ["results"], ["mlenergy", "--public", "nowhere", "--only", "none"]],
+)
+def test_bad_input_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and nothing of a traceback."""
+    assert scoring.main(arguments) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_command_writes_its_lines(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quick table of public data, as text and as JSON."""
+    out = tmp_path / "lines.json"
+    arguments = ["mlenergy", "--public", str(data_dir / "public"), "--seeds", "1", "--only", "white-box", "llmcarbon"]
+    assert scoring.main([*arguments, "--out", str(out)]) == 0
+    lines = pd.read_json(out)
+    assert set(lines["predictor"]) == {"white box", "LLMCarbon (one factor)"}
+    assert (lines["n"] == 273).all()
+    assert "white box" in capsys.readouterr().out
