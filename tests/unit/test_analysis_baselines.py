@@ -69,7 +69,7 @@ def single(**changed: object) -> Configurations:
     return asked(pd.DataFrame([row]))
 
 
-FACTORS = np.array([0.6, 0.3, 0.4, 0.4, 0.2, 3.0, 2.0, 0.5, 2.0, 0.7, 0.2, 0.3, 0.6, 0.5, 0.9, 1.5, 0.8])
+FACTORS = np.array([0.6, 0.3, 0.4, 0.4, 0.2, 3.0, 2.0, 0.5, 2.0, 0.7, 0.2, 0.3, 0.6, 0.5, 0.9, 1.5, 0.8, 0.5])
 
 
 def labelled(c: Configurations, noise: float = 0.0, seed: int = 1, factors: FloatArray = FACTORS) -> Examples:
@@ -137,6 +137,25 @@ def test_a_prompt_counts_up_to_the_model_s_context() -> None:
     """Llama-2 takes 4,096 tokens: nothing of a longer prompt reaches the GPU."""
     at, beyond = (terms(Physics.of(single(prompt_tokens=tokens))) for tokens in (4096, 7000))
     np.testing.assert_array_equal(at, beyond)
+
+
+def test_parts_of_a_prefill_overlap_in_a_pipeline() -> None:
+    """Four parts through two stages take five turns of half a path each, 5/8 of what they take one after the other; one
+    part cannot overlap with itself. What is saved is a stall once the first prompts decode."""
+    c = single(pp=2, batch_size=4, prompt_tokens=512, token_budget=512)
+    assert Physics.of(c).prefill_held.tolist() == [5 / 8]
+    assert Physics.of(single(pp=2)).prefill_held.tolist() == [1.0]
+    assert term(c, "decode_stalls") / term(c, "prefill_path") == pytest.approx((3 / 8) / (5 / 8))
+    assert term(single(pp=2), "decode_stalls") == term(single(), "decode_stalls") == 0
+
+
+def test_micro_batches_read_the_weights_each_on_its_own() -> None:
+    """Prompts of different parts decode apart, as many at once as there are stages."""
+    together, apart = single(pp=2, batch_size=4), single(pp=2, batch_size=4, token_budget=512)
+    assert Physics.of(apart).micro_batches.tolist() == [2.0]
+    assert term(apart, "decode_weights") == pytest.approx(2 * term(together, "decode_weights"))
+    assert term(apart, "decode_products") == pytest.approx(term(together, "decode_products"))
+    assert term(apart, "decode_sequences") == pytest.approx(term(together, "decode_sequences"))
 
 
 def test_without_decode_steps_the_decode_is_nothing() -> None:

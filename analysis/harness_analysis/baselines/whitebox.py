@@ -27,6 +27,9 @@ MOST_CELLS = 40
 """A deployment counts as at most so many independent examples: the sum of terms is no better than that."""
 _SCALE_PRIOR = 1.0
 """Examples' worth of belief that a deployment has the scale of those around it."""
+FREEDOM = (0.5, 0.5, 0.2)
+"""Of factors below the first fit, by level: how far they may be from those above, as a share of `terms.SPREAD`. A way
+to divide a model is no other machine, and has few examples."""
 _ROUNDS = 5
 _LEAST_FACTOR = 0.1
 """Of the usual factor: what a factor may still change by where the fit above found it to be zero."""
@@ -91,7 +94,7 @@ def fit_factors(examples: Examples, values: FloatArray) -> Factors:
     usual = USUAL * _first_scale(rows)
     found: dict[Key, FloatArray] = {}
     everything = np.arange(len(rows.right))
-    found[()] = _solved(rows, leaf, usual, usual)
+    found[()] = _solved(rows, leaf, usual, usual, 1.0)
     _descend(found, rows, grouped, leaf, usual, (), everything, 0)
     return Factors(found)
 
@@ -114,7 +117,9 @@ def _descend(
         mine = index[position == number]
         key = tuple(str(name).split("\n"))
         # The same rows again would only weaken the prior.
-        found[key] = found[above] if len(names) == 1 else _solved(rows.take(mine), leaf, found[above], usual)
+        found[key] = (
+            found[above] if len(names) == 1 else _solved(rows.take(mine), leaf, found[above], usual, FREEDOM[depth])
+        )
         _descend(found, rows, grouped, leaf, usual, key, mine, depth + 1)
 
 
@@ -184,7 +189,7 @@ def _weighted_median(values: FloatArray, weight: FloatArray) -> float:
     return float(values[order][min(int(position), len(values) - 1)])
 
 
-def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray) -> FloatArray:
+def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray, freedom: float) -> FloatArray:
     """(terms,) factors of a group: the scale is its own, all else is drawn towards the factors `above`.
 
     Deployments of the group have scales of their own while what they share is found, so that those differences, which
@@ -192,7 +197,7 @@ def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray) -
     """
     scale = np.exp(_log_scales(rows, above, _SCALE_PRIOR))
     prior = _halves(above, scale)
-    belief, believed = _beliefs(prior, _halves(usual, scale))
+    belief, believed = _beliefs(prior, _halves(usual, scale), freedom)
     deployments, position = np.unique(leaf[rows.example], return_inverse=True)
     members = [np.flatnonzero(position == number) for number in range(len(deployments))]
     factors, weight, left = prior, rows.weight, rows.left
@@ -210,9 +215,9 @@ def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray) -
     return factors
 
 
-def _beliefs(prior: FloatArray, usual: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _beliefs(prior: FloatArray, usual: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
     """Left and right sides of the equations that draw factors to `prior`, each in units of its standard deviation."""
-    spread = SPREAD * np.maximum(prior, _LEAST_FACTOR * usual)
+    spread = freedom * SPREAD * np.maximum(prior, _LEAST_FACTOR * usual)
     belief, believed = np.diag(1 / spread), prior / spread
     # Attention is believed to be in proportion to the prefill's other work, however much of that there is: short
     # prompts tell the two apart by tiles and waves more than by the square of the length.

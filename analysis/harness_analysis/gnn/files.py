@@ -19,11 +19,11 @@ from harness.points import FloatArray
 from harness_analysis.baselines.terms import TERMS
 from harness_analysis.baselines.whitebox import Factors
 from harness_analysis.gnn.calibration import Calibration, Range
-from harness_analysis.gnn.inputs import InputScaling, Scaling
+from harness_analysis.gnn.inputs import WHOLE_FEATURES, InputScaling, Scaling
 from harness_analysis.gnn.member import Member, Settings, TwoGnn
 from harness_analysis.gnn.ours import Fitted, Ours
 from harness_analysis.gnn.train import Schedule
-from harness_analysis.graph import GLOBAL_FEATURES, NODE_FEATURES, NODES
+from harness_analysis.graph import NODE_FEATURES, NODES
 
 FORMAT = 1
 """Of the pair of files; a reader refuses another."""
@@ -113,7 +113,7 @@ def _columns() -> dict[str, list[str]]:
         "terms": list(TERMS),
         "nodes": list(NODES),
         "node_features": list(NODE_FEATURES),
-        "global_features": list(GLOBAL_FEATURES),
+        "whole_features": list(WHOLE_FEATURES),
     }
 
 

@@ -22,6 +22,9 @@ BOTH_WAYS = np.concatenate((EDGES, EDGES[::-1]), axis=1)
 """Edges along the data and back: a kernel's neighbours are those before and those after it."""
 ROOFLINE = ("time_s", "performance_flops")
 """Node features that are the roofline's."""
+WHOLE_FEATURES = (*GLOBAL_FEATURES, "micro_batches", "overlap")
+"""Of the configuration as a whole: the graph's, how many micro-batches decode at once, and by how much the stages of a
+pipeline shorten the prefill."""
 _ESTIMATES = ("_time_s", "_energy_j")
 _CONSTANT = 1e-4
 """A logarithm that varies by less in training is a constant, not a feature."""
@@ -56,11 +59,12 @@ def graph_inputs(physics: Physics, apart: bool = True, roofline: bool = True) ->
     for kernel in (name for fused in FUSED for name in fused):
         filled[:, NODES.index(kernel)] = np.log(known[kernel])
     prefill, decode = np.concatenate((nodes.prefill, filled), axis=2), nodes.decode
-    whole = global_features(c, physics.totals)
+    ways = np.stack([physics.micro_batches, 1 / physics.prefill_held], axis=1)
+    whole = np.concatenate((global_features(c, physics.totals), np.log(ways).astype(np.float32)), axis=1)
     if not roofline:
         kept = [number for number, name in enumerate(NODE_FEATURES) if name not in ROOFLINE]
         prefill, decode = prefill[:, :, kept], decode[:, :, kept]
-        whole = whole[:, [number for number, name in enumerate(GLOBAL_FEATURES) if not name.endswith(_ESTIMATES)]]
+        whole = whole[:, [number for number, name in enumerate(WHOLE_FEATURES) if not name.endswith(_ESTIMATES)]]
     return GraphInputs(prefill, decode if apart else prefill, whole)
 
 

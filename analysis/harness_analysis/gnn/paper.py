@@ -71,8 +71,8 @@ class PaperNetwork(nn.Module):
         for layer in (self.first, self.second):
             x = self.dropout(torch.relu(layer(x)))
         x = torch.cat([x.amax(dim=0), torch.relu(self.dropout(self.whole(graph)))], dim=1)
-        for layer in self.joined:
-            x = self.dropout(torch.relu(layer(x)))
+        for linear in self.joined:
+            x = self.dropout(torch.relu(linear(x)))
         out: Tensor = self.answer(x)
         return out.squeeze(1)
 
