@@ -12,59 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Protocol
 
+from harness.hosts import Host, KnownHost, Outcome
 from harness.plan import Assignment, LaunchPlan, MeasurementRules
-from harness.points import Deployment, Environment, Point, content_id
+from harness.points import Deployment, Point, content_id
 from harness.probes import PointKey, ProbeStanding, choose_probes, probe_numbers
 from harness.records import INTERRUPTED, SETTLED
 from harness.space import Candidate, Group, Space
 from harness.statistics import repetitions_needed
-
-
-class Outcome(Protocol):
-    """What the controller reads of a run; rows of the store's ledger and new records both have it."""
-
-    @property
-    def point_id(self) -> str: ...
-
-    @property
-    def environment_id(self) -> str: ...
-
-    @property
-    def repetition(self) -> int: ...
-
-    @property
-    def attempt(self) -> int: ...
-
-    @property
-    def purpose(self) -> str: ...
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-    @property
-    def gpu_energy_j(self) -> float | None: ...
-
-
-class Host(Protocol):
-    """What the controller knows of an agent.
-
-    What it hosts, and what stands in a point's way, never changes. An environment may: a driver is loaded again, a
-    power limit moved. Deployments that shared one then share the next.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def hosts(self, deployment: Deployment) -> bool: ...
-
-    def obstacle(self, point: Point) -> str: ...
-
-    def environment(self, deployment: Deployment) -> Environment: ...
 
 
 @dataclass(slots=True)
@@ -102,37 +57,6 @@ class _Open:
     launch: int = 0
 
 
-class _Known:
-    """What is remembered of a host: the groups it hosts, by their numbers, and where they are measured.
-
-    Attributes:
-        groups: (number, group, which environment) of each group that it hosts, in the order of the space.
-        environment_ids: of each environment, as they are now.
-        closed: for each environment, the groups that have nothing left there.
-        probes: what to probe in each environment, and for which state it was chosen.
-    """
-
-    def __init__(self, host: Host, groups: Iterable[Group]) -> None:
-        self.host = host
-        self._examples: dict[Environment, Deployment] = {}
-        numbers: dict[Environment, int] = {}
-        self.groups: list[tuple[int, Group, int]] = []
-        for number, group in enumerate(groups):
-            if host.hosts(group.deployment):
-                environment = host.environment(group.deployment)
-                self._examples.setdefault(environment, group.deployment)
-                self.groups.append((number, group, numbers.setdefault(environment, len(numbers))))
-        self.environment_ids: tuple[str, ...] = ()
-        self.closed: dict[str, set[int]] = defaultdict(set)
-        self.probes: tuple[object, dict[str, Group]] | None = None
-        self.look()
-
-    def look(self) -> None:
-        """Take note of the environments as they are now."""
-        found = (self.host.environment(deployment) for deployment in self._examples.values())
-        self.environment_ids = tuple(environment.environment_id for environment in found)
-
-
 class Controller:
     """Decides what is measured next, from the space of a sweep and the runs there are."""
 
@@ -142,7 +66,7 @@ class Controller:
         self._probes: dict[PointKey, dict[int, _Repetition]] = defaultdict(dict)
         self._recorded_infeasible: set[PointKey] = set()
         self._in_flight: set[tuple[str, str]] = set()
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, KnownHost] = {}
         self._groups_of: dict[str, list[int]] = defaultdict(list)
         for number, group in enumerate(space.groups):
             for candidate in group.candidates:
@@ -171,12 +95,12 @@ class Controller:
             for known in self._known.values():
                 known.closed[outcome.environment_id].difference_update(self._groups_of.get(outcome.point_id, ()))
 
-    def _know(self, host: Host) -> _Known:
+    def _know(self, host: Host) -> KnownHost:
         """What is remembered of a host, with its environments as they are now."""
         known = self._known.get(id(host))
         if known is None:
             # It holds the host, so that no other gets its id.
-            known = self._known[id(host)] = _Known(host, self._space.groups)
+            known = self._known[id(host)] = KnownHost(host, self._space.groups)
         else:
             known.look()
         return known

@@ -38,7 +38,7 @@ LAYERS = [
     ["harness.experiment"],
     ["harness.agent"],
     ["harness.space"],
-    ["harness.probes"],
+    ["harness.probes", "harness.hosts"],
     ["harness.controller"],
     ["harness.sweep", "harness.estimate"],
     ["harness.cluster"],
