@@ -19,6 +19,7 @@ HarnessError                      exit code 1
 |   |-- EngineCrashed
 |   |-- EngineHung
 |   `-- WrongTokenCount
+|-- TrainerMissing                exit code 2: training and prediction need an extra that is not installed
 |-- StoreError                    reading or writing results failed
 |   |-- StoreFull
 |   `-- UnreadableFile
@@ -131,6 +132,12 @@ class EngineHung(EngineError):
 
 class WrongTokenCount(EngineError):
     """The engine generated another number of tokens than it was asked for."""
+
+
+class TrainerMissing(HarnessError):
+    """No trainer of predictors is installed, or not all that it needs."""
+
+    exit_code = 2
 
 
 class StoreError(HarnessError):

@@ -101,9 +101,13 @@ DETAIL_COLUMNS: dict[str, dict[str, tuple[pa.DataType, str]]] = {
     "iterations": _detail(
         ("batch_index", pa.int32(), "which batch of the window"),
         ("step_index", pa.int32(), "first step of this row, from the window's start"),
-        ("n_steps", pa.int32(), "consecutive steps of the same composition kept as this one row"),
+        (
+            "n_steps",
+            pa.int32(),
+            "steps in this row: as many decoding sequences, one after another or in turn with others",
+        ),
         ("start_s", pa.float64(), "start of the first step, s from the window's start"),
-        ("duration_s", pa.float64(), "time inside the steps, summed, s"),
+        ("duration_s", pa.float64(), "time inside the steps, summed, s; steps overlap where a pipeline holds several"),
         ("prefill_requests", pa.int32(), "prompt chunks in each step"),
         ("prefill_tokens", pa.int32(), "prompt tokens in each step"),
         ("decode_requests", pa.int32(), "decoding sequences in each step"),
@@ -198,29 +202,34 @@ def _request_columns(detail: WindowDetail) -> dict[str, Any]:
     }
 
 
-def run_starts(steps: Steps) -> IntArray:
-    """Indices at which a new composition begins; each starts one row of `iterations`.
+def joined_steps(steps: Steps) -> tuple[IntArray, IntArray]:
+    """Indices of the steps, those of one row of `iterations` together, and where among them each row begins.
 
-    Only decoding steps are joined: a step that holds prompt tokens is always a row of its own.
+    A step that holds prompt tokens is a row of its own. Of the decoding steps between two of those, the ones with as
+    many sequences are one row: they follow one another or, in a pipeline, take turns with other micro-batches.
     """
     if len(steps) == 0:
-        return np.zeros(0, np.int64)
-    same = (
-        (steps.batch_index[1:] == steps.batch_index[:-1])
-        & (steps.decode_requests[1:] == steps.decode_requests[:-1])
-        & (steps.prefill_tokens[1:] == 0)
-        & (steps.prefill_tokens[:-1] == 0)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    alone = steps.prefill_tokens > 0
+    apart = (steps.batch_index[1:] != steps.batch_index[:-1]) | alone[1:] | alone[:-1]
+    stretch = np.concatenate(([0], np.cumsum(apart)))
+    _, first, row = np.unique(
+        stretch * (steps.decode_requests.max() + 1) + steps.decode_requests, return_index=True, return_inverse=True
     )
-    return np.concatenate(([0], np.flatnonzero(~same) + 1)).astype(np.int64)
+    order = np.argsort(first[row], kind="stable")
+    return order, np.flatnonzero(np.diff(first[row][order], prepend=-1))
 
 
 def _iteration_columns(detail: WindowDetail) -> dict[str, Any]:
-    steps, first = detail.steps, run_starts(detail.steps)
-    summed: Callable[[Any], Any] = lambda values: np.add.reduceat(values, first) if len(first) else values  # noqa: E731
+    steps, (order, begins) = detail.steps, joined_steps(detail.steps)
+    first = order[begins]
+    summed: Callable[[Any], Any] = lambda values: (  # noqa: E731
+        np.add.reduceat(values[order], begins) if len(begins) else values
+    )
     return {
         "batch_index": steps.batch_index[first],
         "step_index": first,
-        "n_steps": np.diff(np.append(first, len(steps))),
+        "n_steps": np.diff(np.append(begins, len(steps))),
         "start_s": steps.start_s[first] - detail.start_s,
         "duration_s": summed(steps.duration_s),
         "prefill_requests": steps.prefill_requests[first],

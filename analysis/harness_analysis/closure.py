@@ -5,8 +5,9 @@ for the time outside them (`gap_fraction` of the window; what the GPUs take whil
 in `engine_energy`.
 
 A step is known by what the `iterations` table holds: prompt tokens and chunks, decoding sequences, keys read. What it
-takes is fitted on the gated batches of the same deployment, which no replay took part in; `closed` takes any other
-`steps.StepEnergy`, such as a predictor of batches.
+takes is fitted on the gated batches of the same deployment, which no replay took part in, or asked of a predictor of
+batches. In a pipeline each micro-batch is a step, and they overlap; what stages take while they wait for one another
+goes by the time that any step was under way, 1 - `gap_fraction` of the window.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ import pyarrow.compute as pc
 from harness.errors import BadInput
 from harness.points import NO_GPU, FloatArray
 from harness.store import read_table
-from harness_analysis.steps import LinearSteps, StepEnergy, StepRows, fit_steps
+from harness_analysis.configurations import Configurations
+from harness_analysis.examples import Examples, from_runs
+from harness_analysis.predictor import Predictor
+from harness_analysis.steps import PredictedSteps, StepEnergy, StepRows, fit_steps
 
 DEPLOYMENT = (
     "environment_id", "gpu", "model", "bits", "tp", "pp", "engine", "token_budget", "max_sequences",
@@ -46,38 +50,48 @@ class Closures:
     Attributes:
         replays: a row for each run of a replay. Columns of `runs`, and: deployment (label), load (`valid_runs`), steps
             (number), steps_j, gap_s, idle_j, measured_j, predicted_j, error_pct.
-        models: by deployment, what steps were found to take.
-        skipped: deployments that have replays, but too few batches.
+        models: by deployment, what says what its steps take.
+        skipped: deployments that have replays but no such thing -> why.
     """
 
     replays: pd.DataFrame
-    models: dict[str, LinearSteps]
-    skipped: tuple[str, ...]
+    models: dict[str, StepEnergy]
+    skipped: dict[str, str]
 
 
-def closures(results: Path, timed: bool = False) -> Closures:
+def closures(results: Path, predictor: Predictor | None = None) -> Closures:
     """Every valid or saturated replay of a results folder, by the batches of its deployment in the same folder.
+
+    Args:
+        predictor: ask this one, fitted before, what steps take; the batches then say no more than what is deployed.
 
     Raises:
         BadInput: no folder; no replay on GPUs; none whose deployment has batches.
         StoreError, StoreRefused, UnreadableFile: as `harness.store.read_table`.
     """
     runs = valid_runs(results)
-    rows, models, skipped = [], {}, []
+    rows: list[pd.DataFrame] = []
+    models: dict[str, StepEnergy] = {}
+    skipped: dict[str, str] = {}
+    known = None if predictor is None else from_runs(results)
     for label, mine in _deployments(runs):
         replays, batches = mine[mine["workload"] == "replay"], mine[mine["workload"] == "batch"]
         if replays.empty:
             continue
         try:
-            models[label] = fit_steps(batches, _steps_of(results, batches), timed)
-        except BadInput:
-            skipped.append(label)
+            if predictor is None or known is None:
+                models[label] = fit_steps(batches, _steps_of(results, batches))
+            else:
+                models[label] = PredictedSteps(predictor, _deployed(known, batches))
+        except BadInput as error:
+            skipped[label] = str(error)
             continue
         rows.append(closed(replays, _steps_of(results, replays), models[label]).assign(deployment=label))
     if not rows:
-        why = "replays of deployments that also have batches" if skipped else "valid replays on GPUs"
-        raise BadInput("results", str(results), f"a folder with {why}", "run harness sweep with batches and replays")
-    return Closures(pd.concat(rows, ignore_index=True), models, tuple(skipped))
+        why = "; ".join(f"{label}: {reason}" for label, reason in skipped.items()) or "no valid replays on GPUs"
+        accepted = "a folder with batches and replays of the same deployments"
+        raise BadInput("results", f"{results} ({why})", accepted, "run harness sweep with batches and replays")
+    return Closures(pd.concat(rows, ignore_index=True), models, skipped)
 
 
 def valid_runs(results: Path) -> pd.DataFrame:
@@ -102,15 +116,15 @@ def closed(replays: pd.DataFrame, steps: pd.DataFrame, energy: StepEnergy) -> pd
         steps: rows of `iterations` that are of them. Of a replay whose energies are of its steady state, steps outside
             it are left out, and of rows that it cuts their part within.
     """
-    end_s = steps["run_id"].map(replays.set_index("run_id")["duration_s"]).to_numpy(np.float64)
-    inside = within(steps, end_s)
-    summed = pd.DataFrame(
-        {"steps": inside["n_steps"].to_numpy(np.float64), "steps_j": energy.step_j(StepRows.of(inside))}
-    )
+    of_step = replays.set_index("run_id").loc[steps["run_id"]]
+    inside = within(steps, of_step["duration_s"].to_numpy(np.float64), of_step["pp"].to_numpy(np.float64))
+    rows = StepRows.of(inside)
+    summed = pd.DataFrame({"steps": rows.n_steps, "steps_j": energy.step_j(rows)})
     each = summed.groupby(inside["run_id"].to_numpy()).sum().reindex(replays["run_id"], fill_value=0.0)
-    gap_s = replays["gap_fraction"].fillna(1.0).to_numpy(np.float64) * replays["duration_s"].to_numpy(np.float64)
+    duration_s = replays["duration_s"].to_numpy(np.float64)
+    gap_s = replays["gap_fraction"].fillna(1.0).to_numpy(np.float64) * duration_s
     idle_j = gap_s * replays["gpu_loaded_idle_w"].to_numpy(np.float64)
-    steps_j = each["steps_j"].to_numpy(np.float64)
+    steps_j = each["steps_j"].to_numpy(np.float64) + energy.under_way_w * (duration_s - gap_s)
     measured_j = replays["gpu_energy_j"].to_numpy(np.float64)
     return replays.assign(
         steps=each["steps"].to_numpy(np.float64),
@@ -123,11 +137,15 @@ def closed(replays: pd.DataFrame, steps: pd.DataFrame, energy: StepEnergy) -> pd
     )
 
 
-def within(steps: pd.DataFrame, end_s: FloatArray) -> pd.DataFrame:
-    """Steps of the window from 0 to `end_s` (m,); rows that it cuts count by the part of their time inside."""
+def within(steps: pd.DataFrame, end_s: FloatArray, stages: FloatArray) -> pd.DataFrame:
+    """Steps of the window from 0 to `end_s` (m,); rows that it cuts count by the part of their time inside.
+
+    The steps of one row follow one another or, in a pipeline of `stages` (m,), are taken to fill it.
+    """
     start_s, duration_s = steps["start_s"].to_numpy(np.float64), steps["duration_s"].to_numpy(np.float64)
-    overlap_s = np.minimum(start_s + duration_s, end_s) - np.maximum(start_s, 0)
-    part = np.clip(np.divide(overlap_s, duration_s, out=np.ones_like(overlap_s), where=duration_s > 0), 0, 1)
+    lasts_s = duration_s / np.minimum(stages, steps["n_steps"].to_numpy(np.float64))
+    overlap_s = np.minimum(start_s + lasts_s, end_s) - np.maximum(start_s, 0)
+    part = np.clip(np.divide(overlap_s, lasts_s, out=np.ones_like(overlap_s), where=lasts_s > 0), 0, 1)
     cut = steps.assign(**{name: steps[name] * part for name in ("n_steps", "duration_s", "context_tokens")})
     found: pd.DataFrame = cut[part > 0]
     return found
@@ -142,6 +160,18 @@ def _deployments(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         name += "" if one["bits"] == 16 else f" {one['bits']}bit"
         seen[name] = seen.get(name, 0) + 1
         yield name if seen[name] == 1 else f"{name} #{seen[name]}", mine
+
+
+def _deployed(known: Examples, batches: pd.DataFrame) -> Configurations:
+    """One configuration of the deployment that ran these batches.
+
+    Raises:
+        BadInput: no batches.
+    """
+    points = [] if known.point_id is None else np.flatnonzero(np.isin(known.point_id, batches["point_id"].unique()))
+    if not len(points):
+        raise BadInput("batches", "none", "valid batches of the deployment")
+    return known.configurations.take(points[:1])
 
 
 def _steps_of(results: Path, runs: pd.DataFrame) -> pd.DataFrame:

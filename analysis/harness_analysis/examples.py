@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -55,6 +55,9 @@ class Examples:
         prefill_j, total_j: (n,) energy of all GPUs for one batch, gross; NaN where it is not known. The labels of the
             released data have no unit.
         source: (n,) where each comes from: `simulated` or `measured` for own runs, else the name of the publication.
+        noise: (n,) relative standard error of the mean total, from its repetitions; NaN where it is not known. By
+            default of none.
+        point_id, environment_id: (n,) of own runs; empty for published data, and by default.
 
     Raises:
         ValueError: columns of different lengths.
@@ -64,9 +67,17 @@ class Examples:
     prefill_j: FloatArray
     total_j: FloatArray
     source: StrArray
+    noise: FloatArray = field(default_factory=lambda: np.empty(0))
+    point_id: StrArray = field(default_factory=lambda: np.empty(0, np.str_))
+    environment_id: StrArray = field(default_factory=lambda: np.empty(0, np.str_))
 
     def __post_init__(self) -> None:
-        if not len(self.configurations) == len(self.prefill_j) == len(self.total_j) == len(self.source):
+        n = len(self.configurations)
+        unsaid = {"noise": np.full(n, np.nan), "point_id": np.full(n, ""), "environment_id": np.full(n, "")}
+        for name, values in unsaid.items():
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, values)
+        if any(len(getattr(self, name)) != n for name in _EXAMPLE_COLUMNS):
             raise ValueError("examples have one label and one source for each configuration")
 
     def __len__(self) -> int:
@@ -84,7 +95,11 @@ class Examples:
 
     def take(self, index: Index) -> "Examples":
         """Those at `index`: positions, a mask or a slice."""
-        return Examples(self.configurations.take(index), self.prefill_j[index], self.total_j[index], self.source[index])
+        columns: dict[str, Any] = {name: getattr(self, name)[index] for name in _EXAMPLE_COLUMNS}
+        return Examples(self.configurations.take(index), **columns)
+
+
+_EXAMPLE_COLUMNS = ("prefill_j", "total_j", "source", "noise", "point_id", "environment_id")
 
 
 def concatenated(parts: Sequence[Examples]) -> Examples:
@@ -104,9 +119,7 @@ def concatenated(parts: Sequence[Examples]) -> Examples:
             shapes=reduce(lambda left, right: merged(left, right, "model"), [one.shapes for one in several]),
             gpus=reduce(lambda left, right: merged(left, right, "gpu"), [one.gpus for one in several]),
         ),
-        np.concatenate([part.prefill_j for part in parts]),
-        np.concatenate([part.total_j for part in parts]),
-        np.concatenate([part.source for part in parts]),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _EXAMPLE_COLUMNS},
     )
 
 
@@ -140,12 +153,17 @@ def from_runs(
     energies = ["gpu_energy_j", "gpu_prefill_energy_j"]
     keys = ["point_id", "environment_id", "source"]
     grouped = runs.groupby(keys, sort=False)
-    rows = grouped.first().drop(columns=energies).join(grouped[energies].mean()).reset_index()
+    rows = grouped.first().drop(columns=energies).join(grouped[energies].mean())
+    scatter = grouped["gpu_energy_j"].std() / np.sqrt(grouped["gpu_energy_j"].count())
+    rows = rows.assign(noise=scatter / rows["gpu_energy_j"]).reset_index()
     return Examples(
         Configurations.from_frame(rows, _shapes_of(rows), {**known_gpus(), **(gpus or {})}),
         rows["gpu_prefill_energy_j"].to_numpy(np.float64),
         rows["gpu_energy_j"].to_numpy(np.float64),
         rows["source"].to_numpy(np.str_),
+        noise=rows["noise"].to_numpy(np.float64),
+        point_id=rows["point_id"].to_numpy(np.str_),
+        environment_id=rows["environment_id"].to_numpy(np.str_),
     )
 
 

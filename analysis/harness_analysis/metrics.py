@@ -89,12 +89,11 @@ def bootstrap_interval(
     """
     random = np.random.default_rng(seed)
     numbers = np.arange(len(true)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    order = np.argsort(numbers, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(numbers))[:-1])
+    drawn = int(numbers.max()) + 1
     values = np.empty(resamples)
     for draw in range(resamples):
-        chosen = random.integers(len(members), size=len(members))
-        index = chosen if clusters is None else np.concatenate([members[one] for one in chosen])
+        times = np.bincount(random.integers(drawn, size=drawn), minlength=drawn)
+        index = np.repeat(np.arange(len(true)), times[numbers])
         values[draw] = metric(true[index], predicted[index])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

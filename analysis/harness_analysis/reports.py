@@ -7,18 +7,30 @@ import click
 import numpy as np
 import pandas as pd
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TrainerMissing
+from harness.predictorfiles import trained_predictor
+from harness.trainer import EXTRA
 from harness_analysis import closure, engine_energy, steps, workload_models
+from harness_analysis.predictor import Predictor
 from harness_analysis.public import wilkins
 
 RESULTS = click.option("--results", required=True, type=click.Path(path_type=Path), help="Results folder.")
+R_SQUARED = {"r2": "about the mean", "r2_uncentered": "about zero", "r2_held_out": "held out, about the mean"}
+"""Definitions of R^2 that the workload models' report counts by."""
 CLOSURE_BOUND_PCT = 5.0
 """How far a replay's predicted energy may be from the measured one."""
 
 
 @click.group()
 def reports() -> None:
-    """Tables about predictors and serving."""
+    """Tables about what batches teach of serving, of a results folder or of published measurements.
+
+    \b
+    Examples:
+      python -m harness_analysis.reports closure --results results/simulated/simulated-dgx
+      python -m harness_analysis.reports formation --results results/simulated/simulated-dgx
+      python -m harness_analysis.reports wilkins --public $HARNESS_TEST_DATA/public
+    """
 
 
 def shown(table: pd.DataFrame, decimals: int = 2) -> str:
@@ -29,7 +41,12 @@ def shown(table: pd.DataFrame, decimals: int = 2) -> str:
 @reports.command("wilkins")
 @click.option("--public", required=True, type=click.Path(path_type=Path), help="Folder with wilkins.parquet.")
 def wilkins_command(public: Path) -> None:
-    """R^2 of energy and runtime from lengths, for each model."""
+    """R^2 of energy and runtime from lengths, for each model, by each definition.
+
+    \b
+    Example:
+      python -m harness_analysis.reports wilkins --public $HARNESS_TEST_DATA/public
+    """
     rows = wilkins.read(public)
     paper = rows[rows["gpu"] == workload_models.PAPER_GPU]
     bound = workload_models.PAPER_R_SQUARED
@@ -45,15 +62,26 @@ def wilkins_command(public: Path) -> None:
         for form in workload_models.FORMS:
             mine = [one for one in found if one.form == form]
             below = [f"{' '.join(one.group)} {one.target} {one.r2:.3f}" for one in mine if not one.met]
-            click.echo(f"{form}: R^2 over {bound} in {len(mine) - len(below)} of {len(mine)}")
+            counts = ", ".join(
+                f"{sum(getattr(one, column) > bound for one in mine)} of {len(mine)} {how}"
+                for column, how in R_SQUARED.items()
+            )
+            click.echo(f"{form}: R^2 over {bound} in {counts}")
             if below and len(below) < len(mine):
-                click.echo("  not: " + "; ".join(below))
+                click.echo("  not, about the mean: " + "; ".join(below))
 
 
 @reports.command("formation")
 @RESULTS
 def formation_command(results: Path) -> None:
-    """Batch formation in replays, and the serving engine's energy."""
+    """Batch formation in replays, and the serving engine's energy, beside the LLMCO2 paper's.
+
+    The folder needs batches and replays of the same deployments.
+
+    \b
+    Example:
+      python -m harness_analysis.reports formation --results results/simulated/simulated-dgx
+    """
     click.echo("Batch formation as a share of inference latency, % (beside the LLMCO2 paper's)")
     requests = engine_energy.formation(results)
     click.echo(shown(engine_energy.formation_table(requests)))
@@ -77,19 +105,41 @@ def formation_command(results: Path) -> None:
 
 @reports.command("closure")
 @RESULTS
-@click.option("--timed", is_flag=True, help="Use the recorded durations of steps too, not their composition alone.")
-def closure_command(results: Path, timed: bool) -> None:
-    """Replays' GPU energy from the records of their steps, beside the measured one."""
-    found = closure.closures(results, timed)
+@click.option(
+    "--predictor",
+    type=click.Path(path_type=Path),
+    help="Trained predictor, or the results folder that it is in, to ask what steps take  [fitted on batches]",
+)
+def closure_command(results: Path, predictor: Path | None) -> None:
+    """Replays' GPU energy from the records of their steps, beside the measured one.
+
+    The folder needs batches and replays of the same deployments.
+
+    \b
+    Examples:
+      python -m harness_analysis.reports closure --results results/simulated/simulated-dgx
+      python -m harness_analysis.reports closure --results DIR --predictor results/simulated/simulated-dgx
+    """
+    found = closure.closures(results, None if predictor is None else _trained(predictor))
     for name, model in found.models.items():
-        factors = ", ".join(f"{factor:.3g}" for factor in model.factors)
-        click.echo(f"{name}: {factors} (fitted on {model.n} windows of batches, MAPE {model.fit_mape_pct:.1f}%)")
-    click.echo(f"J for each {', '.join(steps.TERMS)}{'; W' if timed else ''}\n")
+        if isinstance(model, steps.LinearSteps):
+            factors = ", ".join(f"{factor:.3g}" for factor in (*model.factors, model.under_way_w))
+            click.echo(f"{name}: {factors} (fitted on {model.n} windows of batches, MAPE {model.fit_mape_pct:.1f}%)")
+    if predictor is None:
+        click.echo(f"J for each {', '.join(steps.TERMS)}; W in a pipeline while any step is under way\n")
     table = closure_table(found.replays)
     click.echo(shown(table))
     within = int((table["worst_pct"].abs() <= CLOSURE_BOUND_PCT).sum())
     click.echo(f"every run within {CLOSURE_BOUND_PCT:g}%: {within} of {len(table)} replays")
     _say_skipped(found)
+
+
+def _trained(path: Path) -> Predictor:
+    try:
+        from harness_analysis.gnn.files import load  # the other tables do without torch
+    except ModuleNotFoundError as error:
+        raise TrainerMissing(f"{error.name} is not installed: needs {EXTRA}") from error
+    return load(trained_predictor(path))[0]
 
 
 def closure_table(replays: pd.DataFrame) -> pd.DataFrame:
@@ -103,8 +153,8 @@ def closure_table(replays: pd.DataFrame) -> pd.DataFrame:
 
 
 def _say_skipped(found: closure.Closures) -> None:
-    if found.skipped:
-        click.echo(f"left out, too few batches of the same deployment: {', '.join(found.skipped)}")
+    for label, why in found.skipped.items():
+        click.echo(f"left out: {label}: {why}")
     sources = sorted(set(found.replays["source"]))
     click.echo(f"source: {', '.join(sources)}")
 

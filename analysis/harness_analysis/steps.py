@@ -18,7 +18,7 @@ from harness_analysis.predictor import Predictor
 TERMS = ("step", "prompt token", "decoding sequence", "key", "pair of query and key")
 """What a step's energy is a sum of, each with a fitted, non-negative factor in joules: one step; each prompt token;
 each decoding sequence; each key read (all sequences together); each pair in a prompt's attention, tokens^2 / 2 per
-chunk."""
+chunk. In a pipeline a step is one micro-batch."""
 _LEAST_BATCHES = 4
 _DECODE_STEPS = 64
 """A decode step is taken for one of so many, around its context: a predictor says little of one step apart."""
@@ -49,6 +49,11 @@ class StepRows:
 class StepEnergy(Protocol):
     """Says what steps take."""
 
+    @property
+    def under_way_w(self) -> float:
+        """Power of all GPUs for as long as any step is under way, where it is not in `step_j`."""
+        ...
+
     def step_j(self, rows: StepRows) -> FloatArray:
         """(m,) energy of all GPUs in the steps of each row."""
         ...
@@ -56,72 +61,92 @@ class StepEnergy(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearSteps:
-    """A step's energy as a sum of `TERMS`.
+    """A step's energy as a sum of `TERMS`, and in a pipeline a power for as long as any step is under way.
+
+    How long the stages of a pipeline wait for one another depends on how many steps are in it at once, which no step's
+    composition says; time does. Then the factors of steps hold only what work adds to waiting.
 
     Attributes:
-        factors: (terms,) J each; with `timed` one more, W: for each second that the step was recorded to last.
+        factors: (terms,) J each.
+        under_way_w: W of all GPUs; 0 without a pipeline, where composition alone is enough.
         fit_mape_pct: mean absolute percentage error on the batches that it was fitted on.
         n: windows of batches that it was fitted on.
     """
 
     factors: FloatArray
-    timed: bool
+    under_way_w: float
     fit_mape_pct: float
     n: int
 
     def step_j(self, rows: StepRows) -> FloatArray:
         """As `StepEnergy`."""
-        found: FloatArray = _terms(rows, self.timed) @ self.factors
+        found: FloatArray = _terms(rows) @ self.factors
         return found
 
 
-def fit_steps(batches: pd.DataFrame, steps: pd.DataFrame, timed: bool = False) -> LinearSteps:
+def fit_steps(batches: pd.DataFrame, steps: pd.DataFrame) -> LinearSteps:
     """Fit on the batches of one deployment, the full ones and the prefill-only ones, each counting the same.
 
     A window's label is its energy per batch less loaded idle for the part of it outside steps.
 
     Args:
         batches: rows of `runs`, valid batches. steps: the rows of `iterations` that are of them.
-        timed: use the recorded durations of the steps too, instead of their composition alone.
 
     Raises:
         BadInput: fewer than four windows with an energy.
     """
-    terms = pd.DataFrame(_terms(StepRows.of(steps), timed))
+    terms = pd.DataFrame(_terms(StepRows.of(steps)))
     each = terms.groupby([steps["run_id"].to_numpy(), steps["window"].to_numpy()]).sum()
-    label_j = pd.concat(
+    windows = pd.concat(
         {
-            "full": _above_idle_j(batches, "gpu_energy_j", "duration_s", "gap_fraction"),
-            "prefill": _above_idle_j(batches, "gpu_prefill_energy_j", "prefill_s", "prefill_gap_fraction"),
+            "full": _windows(batches, "gpu_energy_j", "duration_s", "gap_fraction"),
+            "prefill": _windows(batches, "gpu_prefill_energy_j", "prefill_s", "prefill_gap_fraction"),
         }
     ).swaplevel()
-    label_j = label_j.reindex(each.index)
-    known = (label_j > 0).to_numpy()
+    windows = windows.reindex(each.index)
+    known = (windows["steps_j"] > 0).to_numpy()
     if known.sum() < _LEAST_BATCHES:
         raise BadInput("batches", f"{known.sum()} windows", f"at least {_LEAST_BATCHES} windows of valid batches")
-    relative = each.to_numpy(np.float64)[known] / label_j.to_numpy(np.float64)[known, None]
+    columns = np.column_stack([each.to_numpy(np.float64), windows["waiting_s"].to_numpy(np.float64)])[known]
+    relative = columns / windows["steps_j"].to_numpy(np.float64)[known, None]
     size = np.linalg.norm(relative, axis=0)
     size[size == 0] = 1.0
     factors = nnls(relative / size, np.ones(len(relative)))[0] / size
-    return LinearSteps(factors, timed, float(100 * np.abs(relative @ factors - 1).mean()), len(relative))
+    fit_mape_pct = float(100 * np.abs(relative @ factors - 1).mean())
+    return LinearSteps(factors[:-1], float(factors[-1]), fit_mape_pct, len(relative))
 
 
 class PredictedSteps:
     """Steps by a fitted predictor of batches.
 
     The prompt chunks of a step are a batch that generates one token each; its decoding sequences are what a further
-    token adds to a batch of them at their mean context. A mixed step is both together, although it reads the weights
-    once: there it says too much. What the predictor learnt as a batch's own overhead is in every prompt chunk.
+    token adds to a batch of them at their mean context. In a mixed step the prompts have read the weights already: of
+    the decoding sequences counts what they take beyond the first. What the predictor learnt as a batch's own overhead
+    is in every prompt chunk.
     """
 
     def __init__(self, predictor: Predictor, deployment: Configurations) -> None:
-        """`deployment` is one configuration: its lengths and batch size do not matter."""
+        """`deployment` is one configuration: its lengths and batch size do not matter.
+
+        Raises:
+            BadInput: a pipeline. A batch alone leaves stages waiting, and the predictor's total does not say how long;
+                in a replay other steps fill them.
+        """
+        if deployment.pp[0] > 1:
+            raise BadInput("pp", int(deployment.pp[0]), "1: predictors of batches cannot price a pipeline's steps")
         self._predictor = predictor
         self._deployment = deployment
 
+    @property
+    def under_way_w(self) -> float:
+        """None: all is in the steps."""
+        return 0.0
+
     def step_j(self, rows: StepRows) -> FloatArray:
         """As `StepEnergy`."""
-        return self._prefill_j(rows) + self._decode_j(rows)
+        mixed = (rows.prefill_tokens > 0) & (rows.decode_requests > 0)
+        first_j = self._decode_j(rows, np.where(mixed, 1.0, 0.0))
+        return self._prefill_j(rows) + self._decode_j(rows, rows.decode_requests) - first_j
 
     def _prefill_j(self, rows: StepRows) -> FloatArray:
         found = np.zeros(len(rows.n_steps))
@@ -131,11 +156,13 @@ class PredictedSteps:
         found[has] = rows.n_steps[has] * self._totals_j(each)
         return found
 
-    def _decode_j(self, rows: StepRows) -> FloatArray:
+    def _decode_j(self, rows: StepRows, decoding: FloatArray) -> FloatArray:
+        """(m,) for (m,) sequences with the mean context of those in the rows."""
         found = np.zeros(len(rows.n_steps))
-        has = rows.decode_requests > 0
-        sequences = rows.decode_requests[has]
-        context = (rows.context_tokens[has] / rows.n_steps[has] - rows.prefill_tokens[has]) / sequences
+        has = decoding > 0
+        sequences = decoding[has]
+        keys = rows.context_tokens[has] / rows.n_steps[has] - rows.prefill_tokens[has]
+        context = keys / rows.decode_requests[has]
         prompt = np.maximum(np.round((context - _DECODE_STEPS / 2) / _CONTEXT_GRID) * _CONTEXT_GRID, 1)
         short = self._totals_j(np.stack([sequences, prompt, np.ones(len(prompt))], axis=1))
         long = self._totals_j(np.stack([sequences, prompt, np.full(len(prompt), _DECODE_STEPS + 1.0)], axis=1))
@@ -153,7 +180,7 @@ class PredictedSteps:
         return self._predictor.predict(asked).total_j[position.reshape(-1)]
 
 
-def _terms(rows: StepRows, timed: bool) -> FloatArray:
+def _terms(rows: StepRows) -> FloatArray:
     """(m, terms) summed over the steps of each row."""
     chunks = np.maximum(rows.prefill_requests, 1)
     columns = [
@@ -163,11 +190,12 @@ def _terms(rows: StepRows, timed: bool) -> FloatArray:
         rows.context_tokens,
         rows.n_steps * rows.prefill_tokens**2 / (2 * chunks),
     ]
-    return np.stack([*columns, rows.duration_s] if timed else columns, axis=1)
+    return np.stack(columns, axis=1)
 
 
-def _above_idle_j(batches: pd.DataFrame, energy: str, duration: str, gap: str) -> "pd.Series[float]":
-    """What the steps of one batch took, by run."""
+def _windows(batches: pd.DataFrame, energy: str, duration: str, gap: str) -> pd.DataFrame:
+    """By run, of one batch: steps_j, what its steps took; waiting_s, time in which stages may wait for one another."""
     indexed = batches.set_index("run_id")
-    found: pd.Series[float] = indexed[energy] - indexed["gpu_loaded_idle_w"] * indexed[duration] * indexed[gap]
-    return found
+    gap_s = indexed[duration] * indexed[gap]
+    steps_j = indexed[energy] - indexed["gpu_loaded_idle_w"] * gap_s
+    return pd.DataFrame({"steps_j": steps_j, "waiting_s": (indexed[duration] - gap_s).where(indexed["pp"] > 1, 0.0)})

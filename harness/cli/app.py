@@ -6,10 +6,14 @@ from harness import __version__
 from harness.cli.doctor import doctor
 from harness.cli.merge import merge
 from harness.cli.next import next_points
+from harness.cli.predict import predict
+from harness.cli.regions import regions
 from harness.cli.report import report
+from harness.cli.score import score
 from harness.cli.status import status
 from harness.cli.sweep import replay, sweep
 from harness.cli.traces import traces
+from harness.cli.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,5 +27,5 @@ def cli() -> None:
     """
 
 
-for command in (doctor, traces, sweep, replay, status, report, merge, next_points):
+for command in (doctor, traces, sweep, replay, status, report, merge, next_points, train, score, regions, predict):
     cli.add_command(command)

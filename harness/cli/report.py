@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.console import console
+from harness.cli.folders import known_folders
 from harness.errors import BadInput
 from harness.report.data import read_results
 from harness.report.page import NO_PLOTS, page, plots_module
@@ -32,15 +33,15 @@ def report(results: Path | None, out: Path | None, json_wanted: bool) -> None:
     if json_wanted:
         click.echo(json.dumps(as_json(found), allow_nan=False))
     if out is not None:
-        _write_whole(out, page(found))
+        write_whole(out, page(found))
         missing = f"; {NO_PLOTS}" if plots_module() is None else ""
         click.echo(f"{out}: written{missing}", err=json_wanted)
     elif not json_wanted:
         print_report(found, console())
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """A page that is being looked at is replaced at once, or not at all."""
+def write_whole(path: Path, text: str) -> None:
+    """A file that is being looked at is replaced at once, or not at all."""
     waiting = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         waiting.write_text(text, "utf-8")
@@ -50,7 +51,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _only_folder(root: Path) -> Path:
-    folders = sorted({path.parent for path in [*root.glob("*/*/runs"), *root.glob("*/runs")]})
+    folders = known_folders(root)
     if len(folders) == 1:
         return folders[0]
     if not folders:

@@ -7,6 +7,7 @@ import click
 from rich.table import Table
 
 from harness.cli.console import console
+from harness.cli.folders import known_folders
 from harness.errors import BadInput
 from harness.standing import SweepStanding, folder_standing
 
@@ -21,7 +22,7 @@ def status(results: Path | None, as_json: bool) -> None:
     Example:
         harness status --results results/simulated/simulated-dgx
     """
-    folders = [results] if results is not None else _known_folders(Path("results"))
+    folders = [results] if results is not None else known_folders()
     if not folders:
         raise BadInput("--results", "(none found under results/)", "a folder that a sweep wrote", "run harness sweep")
     standings = [standing for folder in folders for standing in folder_standing(folder)]
@@ -66,7 +67,3 @@ def _cells(standing: SweepStanding) -> list[str]:
         standing.left or "-",
         "running" if standing.owner else "not running",
     ]
-
-
-def _known_folders(root: Path) -> list[Path]:
-    return sorted({path.parent for path in root.glob("*/*/runs")} | {path.parent for path in root.glob("*/runs")})

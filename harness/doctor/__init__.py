@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.doctor.check import Check, Status
 from harness.doctor.meters import check_cpu, check_gpus, check_node_power, check_rapl
-from harness.doctor.software import check_engines, check_python, check_results, check_traces
+from harness.doctor.software import check_engines, check_python, check_results, check_traces, check_trainer
 
 __all__ = ["Check", "Status", "examine"]
 
@@ -22,6 +22,7 @@ def examine(results: Path) -> list[Check]:
         *check_node_power(),
         *check_engines(),
         *check_traces(),
+        *check_trainer(),
         *check_results(results),
         *check_cpu(),
     ]

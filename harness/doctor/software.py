@@ -11,6 +11,7 @@ from pathlib import Path
 from harness import __version__
 from harness.doctor.check import Check
 from harness.errors import HarnessError
+from harness.trainer import EXTRA, missing_packages
 from harness.units import BYTES_PER_GIB
 from harness.workload.library import fetched_state, manifest, traces_folder
 
@@ -57,6 +58,15 @@ def _check_command(name: str, path: str) -> Check:
     if done.returncode:
         return Check(name, "missing", f"{path} --version failed: {lines[-1]}", "run it by hand to see why")
     return Check(name, "ok", f"{lines[-1]} at {path}")
+
+
+def check_trainer() -> Iterable[Check]:
+    """What training and prediction need, which measuring does not."""
+    if missing := missing_packages():
+        detail = f"{', '.join(missing)} not installed: no train, score, regions and predict"
+        yield Check("trainer", "warn", detail, EXTRA)
+    else:
+        yield Check("trainer", "ok", f"torch {version('torch')}")
 
 
 def check_traces() -> Iterable[Check]:

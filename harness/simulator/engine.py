@@ -16,7 +16,7 @@ from harness.simulator.seeds import factor, generator, noise
 from harness.simulator.stepmodel import StepCost, StepModel
 from harness.simulator.stepshape import StepShape
 
-ENGINE_VERSION = "simulated-2"
+ENGINE_VERSION = "simulated-3"
 GAP_S = 15e-3
 GAP_SD = 0.10
 STEP_SD = 0.01
@@ -33,10 +33,11 @@ _KEPT_SHAPES = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shape:
-    """One gated batch of a workload: its steps (times are step numbers), and what they cost."""
+    """One gated batch of a workload: its steps (times are step numbers), their micro-batches, and what they cost."""
 
     batching: Batching
     cost: StepCost
+    micro: IntArray
 
 
 class SimulatedEngine:
@@ -105,10 +106,9 @@ class SimulatedEngine:
         ).run()
         all_finished = not np.isnan(batching.finished_s).any()
         length_s = float((batching.finished_s + _TRANSIT_S).max(initial=0.0)) if all_finished else deadline_s
-        steps_held = batching.shape
-        cost = self._model.cost(
-            steps_held, self._model.micro_batches(steps_held.prefill_requests + steps_held.decode_requests)
-        )
+        held = batching.shape
+        micro = self._model.micro_batches(held.prefill_requests + held.decode_requests)
+        cost = self._model.cost(held, micro)
         self._hardware.work(
             replay_activity(self._deployment, batching, cost, start_s, length_s, power_factor, self._hardware.host)
         )
@@ -127,7 +127,7 @@ class SimulatedEngine:
             asked_tokens=schedule.generated_tokens,
             outcome=np.where(np.isnan(batching.finished_s), "timeout", "finished"),
         )
-        steps = _steps(batching, (start_s + batching.start_s)[None], batching.duration_s[None])
+        steps = _steps(batching, (start_s + batching.start_s)[None], batching.duration_s[None], micro.astype(np.int64))
         return Served(start_s, self._hardware.clock.monotonic_s(), 1, requests, steps)
 
     def _serve_batches(self, workload: BatchWorkload, shape: _Shape, batches: int, seed: int) -> Served:
@@ -146,7 +146,8 @@ class SimulatedEngine:
             self._crash()
         bound_s = time_s[:-1].reshape(batches, steps + 2)
         requests = _batch_requests(workload, shape.batching, bound_s[:, 0], bound_s[:, 1:])
-        made = _steps(shape.batching, bound_s[:, 1:-1], np.diff(bound_s[:, 1:], axis=1))
+        under_way_s = self._under_way_s(shape.batching, bound_s[:, 1:])
+        made = _steps(shape.batching, bound_s[:, 1:-1], under_way_s, shape.micro)
         return Served(start_s, self._hardware.clock.monotonic_s(), batches, requests, made)
 
     def _shape(self, workload: BatchWorkload) -> _Shape:
@@ -167,8 +168,22 @@ class SimulatedEngine:
             # Requests whose prompts are computed in one step stay one micro-batch; in several, they decode apart.
             groups = min(int((held.prefill_requests > 0).sum()), size, self._model.pipeline_parallel)
             micro = np.where(held.prefill_requests > 0, 1.0, np.minimum(held.decode_requests, max(groups, 1)))
-            self._shapes[workload] = _Shape(batching, self._model.cost(held, micro, batching.more_prefill))
+            cost = self._model.cost(held, micro, batching.more_prefill)
+            self._shapes[workload] = _Shape(batching, cost, micro.astype(np.int64))
         return self._shapes[workload]
+
+    def _under_way_s(self, batching: Batching, bound_s: FloatArray) -> FloatArray:
+        """(batches, m) how long each step was in the pipeline, from (batches, m + 1) bounds.
+
+        A step that the next one follows into the pipeline leaves the last stage when that is long under way.
+        """
+        duration_s = np.diff(bound_s, axis=1)
+        if not batching.more_prefill.any():
+            return duration_s
+        last = np.where(batching.more_prefill, len(batching), np.arange(len(batching)))
+        left_s = bound_s[:, 1 + np.minimum.accumulate(last[::-1])[::-1]] - bound_s[:, :-1]
+        through_s = duration_s * np.where(batching.more_prefill, self._model.pipeline_parallel, 1)
+        return np.minimum(through_s, left_s)
 
     def _noisy_step_time(self, random: np.random.Generator, time_factor: float) -> StepTime:
         model = self._model
@@ -214,22 +229,43 @@ class SimulatedEngine:
             raise EngineError(f"a request of {longest_tokens} tokens exceeds the context of {limit}")
 
 
-def _steps(batching: Batching, start_s: FloatArray, duration_s: FloatArray) -> Steps:
-    """Steps of (batches, m) times, all of the same composition."""
-    batches = len(start_s)
+def _steps(batching: Batching, start_s: FloatArray, duration_s: FloatArray, micro: IntArray) -> Steps:
+    """Steps of (batches, m) times, all of the same composition, as a pipelined engine's scheduler sees them.
+
+    Each of the (m,) micro-batches is a step of its own; those of one step are under way together. Sequences are dealt
+    out evenly, prompt chunks first; a chunk stays whole.
+    """
+    batches, step = len(start_s), np.repeat(np.arange(len(batching)), micro)
+    part = np.arange(len(step)) - (np.cumsum(micro) - micro)[step]
+    chunks, decodes = batching.prefill_requests[step], batching.decode_requests[step]
+    dealt, dealt_after = ((chunks + decodes) * so_far // micro[step] for so_far in (part, part + 1))
 
     def repeated(values: IntArray) -> IntArray:
         return np.tile(values, batches)
 
+    def of_chunks(total: IntArray) -> IntArray:
+        return _between(total[step], np.minimum(dealt, chunks), np.minimum(dealt_after, chunks), chunks)
+
+    def of_decodes(total: IntArray) -> IntArray:
+        return _between(total[step], np.maximum(dealt - chunks, 0), np.maximum(dealt_after - chunks, 0), decodes)
+
     return Steps(
-        start_s=start_s.ravel(),
-        duration_s=duration_s.ravel(),
-        batch_index=np.repeat(np.arange(batches), len(batching)),
-        prefill_requests=repeated(batching.prefill_requests),
-        prefill_tokens=repeated(batching.prefill_tokens),
-        decode_requests=repeated(batching.decode_requests),
-        context_tokens=repeated(batching.context_tokens),
+        start_s=start_s[:, step].ravel(),
+        duration_s=duration_s[:, step].ravel(),
+        batch_index=np.repeat(np.arange(batches), len(step)),
+        prefill_requests=repeated(of_chunks(batching.prefill_requests)),
+        prefill_tokens=repeated(of_chunks(batching.prefill_tokens)),
+        decode_requests=repeated(of_decodes(batching.decode_requests)),
+        context_tokens=repeated(
+            of_chunks(batching.prefill_context_tokens) + of_decodes(batching.decode_context_tokens)
+        ),
     )
+
+
+def _between(total: IntArray, first: IntArray, last: IntArray, of: IntArray) -> IntArray:
+    """What items `first` to `last`, of `of` alike, have of a total; whole numbers that add up to it."""
+    of = np.maximum(of, 1)
+    return total * last // of - total * first // of
 
 
 def _batch_requests(workload: BatchWorkload, batching: Batching, sent_s: FloatArray, bound_s: FloatArray) -> Requests:

@@ -18,10 +18,11 @@ PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path) -> list[str]:
+def commands(page: Path, kind: str = "") -> list[str]:
+    """Lines of its `sh` blocks of one kind: those of `sh make` are not run here, those of `sh analysis` need torch."""
     found = []
     for info, block in BLOCK.findall(page.read_text("utf-8")):
-        if info.strip() != "make":
+        if info.strip() == kind:
             found += [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
     return found
 

@@ -32,3 +32,9 @@ def test_an_installed_wheel_sweeps_outside_the_checkout(tmp_path: Path) -> None:
     assert (elsewhere / "results" / "simulated" / "simulated-dgx" / "runs").exists()
     listed = subprocess.run([bin_folder / "harness", "traces", "list"], cwd=elsewhere, env=environment(), **run)  # type: ignore[call-overload]
     assert "azure2023-conv" in listed.stdout
+    asked = subprocess.run(
+        [bin_folder / "harness", "train"], cwd=elsewhere, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 2
+    # It found the trainer, and not what that needs.
+    assert "is not installed: needs pip install 'llm-energy-harness[analysis]'" in asked.stderr

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from harness.deployment.catalog import model_shape
 from harness.errors import BadInput
 from harness.points import FloatArray
-from harness_analysis.closure import closed, closures, within
+from harness.store import read_table
+from harness_analysis.closure import closed, closures, valid_runs, within
 from harness_analysis.configurations import Configurations
 from harness_analysis.examples import Examples
 from harness_analysis.gpus import known_gpus
@@ -28,6 +29,7 @@ replays:
   - {trace: azure2023-conv, duration: 15s, slice: median, rate: 'capacity:0.4'}
   - {trace: azure2023-code, duration: 15s, slice: median, rate: 'capacity:0.8'}
 measurement"""
+PARALLELISM = ("[{tp: 1}, {tp: 2}]", "[{tp: 1}, {tp: 2}, {tp: 1, pp: 2}, {tp: 2, pp: 4}]")
 BATCHES = (("[1, 8]", "[1, 4, 32]"), ("[128]", "[100, 1500]"), ("[16]", "[8, 100]"))
 
 
@@ -50,8 +52,13 @@ def true_j(steps: pd.DataFrame) -> FloatArray:
     return energy_j
 
 
-def batches() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Eight batches of different sizes and lengths, with their full and prefill-only windows."""
+def batches(stages: int = 1, under_way_w: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Eight batches of different sizes and lengths, with their full and prefill-only windows.
+
+    Args:
+        under_way_w: drawn for as long as steps are under way, which is longer than composition says by another share
+            in each batch: stages wait for one another.
+    """
     runs, steps = [], []
     for number, (size, prompt, generated) in enumerate(
         [(1, 100, 20), (1, 2000, 5), (8, 300, 60), (8, 900, 10), (32, 100, 90), (32, 40, 9), (64, 64, 30), (4, 3000, 3)]
@@ -61,21 +68,21 @@ def batches() -> tuple[pd.DataFrame, pd.DataFrame]:
         full = rows(prefill, decode, run_id=f"b{number}", window="full")
         only = rows(prefill, run_id=f"b{number}", window="prefill")
         steps += [full, only]
-        full_s, only_s = full["duration_s"].sum() + GAP_S, only["duration_s"].sum() + GAP_S
+        full_s, only_s = ((1 + number % 3) * one["duration_s"].sum() + GAP_S for one in (full, only))
         runs.append(
             {
-                "run_id": f"b{number}", "gpu_loaded_idle_w": IDLE_W,
+                "run_id": f"b{number}", "gpu_loaded_idle_w": IDLE_W, "pp": stages,
                 "duration_s": full_s, "gap_fraction": GAP_S / full_s,
-                "gpu_energy_j": true_j(full).sum() + IDLE_W * GAP_S,
+                "gpu_energy_j": true_j(full).sum() + IDLE_W * GAP_S + under_way_w * (full_s - GAP_S),
                 "prefill_s": only_s, "prefill_gap_fraction": GAP_S / only_s,
-                "gpu_prefill_energy_j": true_j(only).sum() + IDLE_W * GAP_S,
+                "gpu_prefill_energy_j": true_j(only).sum() + IDLE_W * GAP_S + under_way_w * (only_s - GAP_S),
             }
         )  # fmt: skip
     return pd.DataFrame(runs), pd.concat(steps, ignore_index=True)
 
 
-def replay(duration_s: float, gap_s: float, energy_j: float, run_id: str = "a") -> pd.DataFrame:
-    columns = {"run_id": run_id, "duration_s": duration_s, "gap_fraction": gap_s / duration_s}
+def replay(duration_s: float, gap_s: float, energy_j: float, stages: int = 1) -> pd.DataFrame:
+    columns = {"run_id": "a", "pp": stages, "duration_s": duration_s, "gap_fraction": gap_s / duration_s}
     return pd.DataFrame([{**columns, "gpu_loaded_idle_w": IDLE_W, "gpu_energy_j": energy_j}])
 
 
@@ -92,14 +99,25 @@ def test_steps_are_recovered_from_batches_and_add_up_to_a_replay() -> None:
     assert found["steps"] == 42
 
 
-def test_recorded_durations_are_used_only_if_asked_for() -> None:
-    """A slower clock shows in durations alone: composition cannot see it."""
+def test_in_a_pipeline_stages_that_wait_take_energy_for_as_long_as_steps_are_under_way() -> None:
+    """The same composition lasts longer where stages wait: time says it, and only there."""
+    model = fit_steps(*batches(stages=4, under_way_w=800.0))
+    assert model.under_way_w == pytest.approx(800, rel=1e-6)
+    assert model.factors == pytest.approx(FACTORS, rel=1e-6)
+    steps = rows((0.0, 1, 0.2, 3, 700, 0, 700), (0.0, 8, 0.2, 0, 0, 14, 12000))
+    for under_way_s in (0.2, 0.8):
+        measured_j = true_j(steps).sum() + 800 * under_way_s + 1.7 * IDLE_W
+        (found,) = closed(replay(1.7 + under_way_s, 1.7, measured_j, 4), steps, model).to_dict("records")
+        assert found["error_pct"] == pytest.approx(0, abs=1e-6)
+
+
+def test_without_a_pipeline_composition_alone_says_what_steps_take() -> None:
+    """Durations may be wrong without harm, and no power is fitted for them."""
     runs, steps = batches()
-    untimed, timed = fit_steps(runs, steps), fit_steps(runs, steps, timed=True)
+    assert fit_steps(runs, steps).under_way_w == 0
     asked = StepRows.of(rows((0.0, 1, 0.2, 3, 700, 11, 9000)))
     slower = replace(asked, duration_s=asked.duration_s * 2)
-    assert untimed.step_j(asked) == untimed.step_j(slower)
-    assert len(timed.factors) == len(untimed.factors) + 1
+    assert fit_steps(runs, steps).step_j(asked) == fit_steps(runs, steps).step_j(slower)
 
 
 def test_batches_without_an_energy_teach_nothing_and_too_few_are_refused() -> None:
@@ -116,11 +134,18 @@ def test_a_window_takes_its_part_of_the_steps_that_it_cuts() -> None:
         (-3.0, 2, 2.0, 0, 0, 1, 10), (-1.0, 4, 2.0, 0, 0, 2, 10),
         (5.0, 1, 1.0, 0, 0, 3, 10), (9.0, 10, 5.0, 0, 0, 4, 10),
     )  # fmt: skip
-    found = within(steps, np.full(4, 10.0))
+    found = within(steps, np.full(4, 10.0), np.ones(4))
     assert found["decode_requests"].tolist() == [2, 3, 4]
     assert found["n_steps"].tolist() == pytest.approx([2, 1, 2])
     assert found["duration_s"].tolist() == pytest.approx([1, 1, 1])
     assert found["context_tokens"].tolist() == pytest.approx([20, 10, 20])
+
+
+def test_rows_of_a_pipeline_last_no_longer_than_its_stages_take() -> None:
+    """Four steps at once in four stages: 8 s of them end after 2 s, within the window."""
+    steps = rows((8.0, 4, 8.0, 0, 0, 1, 10), (9.0, 1, 1.0, 1, 50, 0, 50), (9.5, 4, 4.0, 0, 0, 1, 10))
+    assert within(steps, np.full(3, 10.0), np.full(3, 4.0))["n_steps"].tolist() == pytest.approx([4, 1, 2])
+    assert within(steps, np.full(3, 10.0), np.ones(3))["n_steps"].tolist() == pytest.approx([1, 1, 0.5])
 
 
 def test_a_replay_without_any_step_is_all_idle() -> None:
@@ -160,17 +185,25 @@ def test_a_predictor_of_batches_says_what_steps_take() -> None:
         (2, 1, 0.1, 1, 100, 4, 2100), (3, 30, 0.3, 0, 0, 10, 5000),
     )  # fmt: skip
     found = PredictedSteps(predictor, deployment).step_j(StepRows.of(steps))
-    assert found == pytest.approx([60, 30 * 7, 10 + 4, 30 * 7])
-    assert predictor.asked == 2 + 2 * 2
+    assert found == pytest.approx([60, 30 * 7, 10 + 1.5, 30 * 7]), "a mixed step reads the weights once"
+    assert predictor.asked == 2 + 2 * 2 + 2
     only_prefill = PredictedSteps(predictor, deployment).step_j(StepRows.of(steps[:1]))
     assert only_prefill == pytest.approx([60])
 
 
+def test_a_predictor_of_batches_is_not_asked_about_pipelines(swept: Path) -> None:
+    """What a batch takes while its stages wait would be counted for each step: several times too much."""
+    found = closures(swept, _Known())
+    assert {"pp1" in name for name in found.models} == {True}
+    assert [why.startswith("pp: ") for why in found.skipped.values()] == [True, True]
+    assert set(found.replays["pp"]) == {1}
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated sweep: two deployments, twelve batches and two replays each."""
+    """A simulated sweep: four deployments, two of them pipelines, twelve batches and two replays each."""
     folder = tmp_path_factory.mktemp("closure")
-    write_sweep(folder, ("measurement", REPLAYS), *BATCHES)
+    write_sweep(folder, ("measurement", REPLAYS), PARALLELISM, *BATCHES)
     done = harness("sweep", "sweep.yaml", "--results", "here", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "here"
@@ -179,17 +212,30 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_simulated_replays_of_chat_and_code_close(swept: Path) -> None:
     """Within 5% of the measured window, from what batches of the same deployment teach."""
     found = closures(swept)
-    assert len(found.models) == 2
-    assert found.skipped == ()
+    assert len(found.models) == 4
+    assert found.skipped == {}
     assert set(found.replays["trace"].str.contains("code")) == {True, False}
     assert found.replays["error_pct"].abs().max() < 5
-    assert (found.replays["steps_j"] < found.replays["measured_j"]).all()
+    waiting = {name: model.under_way_w > 0 for name, model in found.models.items()}
+    assert waiting == {name: "pp1" not in name for name in found.models}
+
+
+def test_pipelines_would_not_close_by_composition_alone(swept: Path) -> None:
+    """Else the time that steps are under way would be a term too many."""
+    runs = valid_runs(swept)
+    pipelines = runs[runs["pp"] > 1]
+    for name, mine in pipelines.groupby("tp"):
+        replays, batches = mine[mine["workload"] == "replay"], mine[mine["workload"] == "batch"].assign(pp=1)
+        steps = read_table(swept, "iterations").to_pandas()
+        model = fit_steps(batches, steps[steps["run_id"].isin(batches["run_id"])])
+        found = closed(replays, steps[steps["run_id"].isin(replays["run_id"])], model)
+        assert found["error_pct"].abs().max() > 5, name
 
 
 def test_the_report_names_every_replay(swept: Path) -> None:
     done = CliRunner().invoke(reports, ["closure", "--results", str(swept)], catch_exceptions=False)
     assert done.exit_code == 0
-    assert done.output.count("capacity:0.4") == done.output.count("capacity:0.8") == 2
+    assert done.output.count("capacity:0.4") == done.output.count("capacity:0.8") == 4
     assert "source: simulated" in done.output
 
 

@@ -1,5 +1,6 @@
 """What predictors learn from: checked columns, labels of own runs, and what published measurements become."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_taking_keeps_columns_together(index: Any) -> None:
     taken = some.take(index)
     assert taken.configurations.tp.tolist() == np.array([1, 2, 4])[index].tolist()
     assert taken.total_j.tolist() == np.array([1, 2, 3])[index].tolist()
-    assert len(taken) == len(taken.prefill_j) == len(taken.source)
+    assert len(taken) == len(taken.prefill_j) == len(taken.source) == len(taken.noise) == len(taken.point_id)
 
 
 def test_groups_ignore_who_serves() -> None:
@@ -119,16 +120,27 @@ def test_labels_must_fit() -> None:
         Examples(configurations({}), np.ones(2), np.ones(1), np.array(["simulated"]))
 
 
+def test_what_published_data_do_not_say_is_unknown() -> None:
+    some = examples({}, {})
+    assert np.isnan(some.noise).all()
+    assert some.point_id.tolist() == some.environment_id.tolist() == ["", ""]
+    with pytest.raises(ValueError, match="one label"):
+        replace(some, noise=np.ones(3))
+
+
 def test_energy_per_token_is_of_generated_ones() -> None:
     some = examples({"batch_size": 4, "generated_tokens": 10})
     assert some.token_j.tolist() == [1 / 40]
 
 
 def test_sources_are_concatenated_in_order() -> None:
-    joined = concatenated([examples({"tp": 1}), examples({"tp": 4}, {"model": "llama-2-70b"}, source="measured")])
+    known = replace(examples({"tp": 1}), noise=np.array([0.01]), point_id=np.array(["0123456789abcdef"]))
+    joined = concatenated([known, examples({"tp": 4}, {"model": "llama-2-70b"}, source="measured")])
     assert joined.configurations.tp.tolist() == [1, 4, 2]
     assert joined.source.tolist() == ["simulated", "measured", "measured"]
     assert joined.total_j.tolist() == [1, 1, 2]
+    assert joined.point_id.tolist() == ["0123456789abcdef", "", ""]
+    np.testing.assert_array_equal(joined.noise, [0.01, np.nan, np.nan])
 
 
 def test_one_name_for_two_shapes_is_refused() -> None:
@@ -174,6 +186,17 @@ def test_repetitions_are_averaged(tmp_path: Path) -> None:
     assert row == ROW
     assert found.configurations.shapes["llama-2-7b"] == SHAPES["llama-2-7b"]
     assert found.source.tolist() == ["simulated"]
+
+
+def test_noise_is_the_standard_error_of_the_mean(tmp_path: Path) -> None:
+    """Of 900, 1000 and 1100 J: a standard deviation of 100 J over the root of 3, of 1000 J; of one run: unknown."""
+    other = batch_point(prompt=512, generated=128, tp=4)
+    folder = folder_of(tmp_path / "runs", run(1, 900), run(2, 1000), run(3, 1100), run(1, 700, point=other))
+    found = from_runs(folder)
+    order = np.argsort(found.configurations.tp)
+    np.testing.assert_allclose(found.noise[order], [0.1 / np.sqrt(3), np.nan])
+    assert found.point_id[order].tolist() == [batch_point(prompt=512, generated=128, tp=2).point_id, other.point_id]
+    assert set(found.environment_id) == {make_bundle(1).run.environment_id}
 
 
 def test_what_is_no_valid_batch_teaches_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Graph networks: the dense layer against torch_geometric's, what fitting must and must not do, intervals, files."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from harness_analysis.baselines.terms import N_PREFILL, Physics, terms
 from harness_analysis.baselines.whitebox import WhiteBox
 from harness_analysis.configurations import Configurations
 from harness_analysis.examples import Examples, from_released
+from harness_analysis.gnn import ours as ours_module
 from harness_analysis.gnn.calibration import (
     KNOWN,
     LONGER,
@@ -34,13 +34,13 @@ from harness_analysis.gnn.calibration import (
 )
 from harness_analysis.gnn.files import load, save
 from harness_analysis.gnn.inputs import BOTH_WAYS, GraphInputs, InputScaling, Scaling, graph_inputs
-from harness_analysis.gnn.member import Answer, Settings, TwoGnn
+from harness_analysis.gnn.member import Answer, Prepared, Settings, TwoGnn
 from harness_analysis.gnn.ours import Ours, folds_of
 from harness_analysis.gnn.paper import Nnlqp, PaperSettings, PaperTwoGnn
-from harness_analysis.gnn.sage import DenseSage, SageNetwork, mean_matrix
+from harness_analysis.gnn.sage import DenseSage, SageNetwork, mean_matrix, with_neighbours
 from harness_analysis.gnn.train import Schedule, train
 from harness_analysis.gpus import known_gpus
-from harness_analysis.graph import NODE_FEATURES, NODES
+from harness_analysis.graph import KERNEL_TYPES, NODE_FEATURES, NODES
 from harness_analysis.metrics import coverage_pct, mape_pct
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-3-8b")
@@ -109,10 +109,11 @@ def test_the_dense_network_is_torch_geometric_s() -> None:
     from harness_analysis.gnn.pyg import PygNetwork, answers, graphs
 
     inputs = InputScaling.of(raw := graph_inputs(Physics.of(drawn(10))))(raw)
-    network = SageNetwork(inputs.prefill.shape[2], inputs.whole.shape[1], 16, BOTH_WAYS, len(NODES))
+    network = SageNetwork(inputs.prefill.shape[2], inputs.whole.shape[1], 16, BOTH_WAYS, KERNEL_TYPES)
     found = answers(PygNetwork(network), graphs(inputs.prefill, inputs.whole, BOTH_WAYS), batch_size=4)
     with torch.no_grad():
-        expected = network(torch.from_numpy(inputs.prefill), torch.from_numpy(inputs.whole))
+        paired = with_neighbours(torch.from_numpy(inputs.prefill), BOTH_WAYS)
+        expected = network(paired, torch.from_numpy(inputs.whole))
     torch.testing.assert_close(found, expected)
 
 
@@ -158,20 +159,39 @@ def test_the_best_weights_on_held_back_examples_are_kept() -> None:
     network = torch.nn.Linear(1, 1)
     x = torch.linspace(-1, 1, 32)[:, None]
 
-    def loss(batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        squares: torch.Tensor = (network(batch[0]) - 3 * batch[0]) ** 2
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        squares: torch.Tensor = (network(x[rows]) - 3 * x[rows]) ** 2
         return squares.mean()
 
     schedule = Schedule(epochs=12, batch_size=32, learning_rate=2.0, decay=1.0)
-    losses = train(network, loss, [x], schedule, 0, [x])
+    every = torch.arange(32)
+    losses = train(network, loss, every, schedule, 0, every)
     assert losses[-1] > min(losses)
     with torch.no_grad():
-        assert loss([x]).item() == pytest.approx(min(losses))
+        assert loss(every).item() == pytest.approx(min(losses))
+
+
+@pytest.mark.parametrize(("n", "size"), [(100, 64), (2400, 100), (100_000, 256)])
+def test_few_examples_are_taken_in_small_steps(n: int, size: int) -> None:
+    """A few large steps would learn little; the rate goes with the size, so that an epoch goes as far."""
+    schedule = Schedule(epochs=1, batch_size=256, smallest_batch_size=64, learning_rate=0.01)
+    found = schedule.of(n)
+    assert (found.batch_size, found.of(10)) == (size, found)
+    assert found.learning_rate / found.batch_size == pytest.approx(0.01 / 256)
+    fixed = Schedule(epochs=1, batch_size=256, learning_rate=0.01)
+    assert fixed.of(n) == fixed
+
+
+def test_one_epoch_is_enough_to_try() -> None:
+    """Rehearsals train half as long, but never not at all."""
+    ours = Ours(replace(QUICK, schedule=replace(QUICK.schedule, epochs=1)))
+    ours.fit(labelled(drawn(60)), 0)
+    assert np.isfinite(ours.predict(drawn(5)).total_j).all()
 
 
 def test_the_second_network_hears_the_first_one_only_if_chained() -> None:
     """The chain is what the paper's second input is."""
-    prefill, decode, whole = torch.randn(4, len(NODES), 3), torch.randn(4, len(NODES), 3), torch.randn(4, 2)
+    prefill, decode, whole = torch.randn(len(NODES), 4, 6), torch.randn(len(NODES), 4, 6), torch.randn(4, 2)
     for chained in (True, False):
         network = TwoGnn((3, 3, 2), 8, chained)
         for one in (network.prefill, network.decode):
@@ -263,6 +283,46 @@ def test_every_part_can_be_left_out(settings: dict[str, bool]) -> None:
 
 
 # Folds and rehearsals
+
+
+class Seen:
+    """In the place of a member: says 1 J of each phase where it saw the configuration in training, 0.5 J elsewhere."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.seen = set(self.named(examples.configurations))
+
+    @staticmethod
+    def named(c: Configurations) -> list[tuple[object, ...]]:
+        return list(c.to_frame().drop(columns=["engine", "token_budget"]).itertuples(index=False, name=None))
+
+    def answer(self, asked: Prepared) -> Answer:
+        saw = np.array([one in self.seen for one in self.named(asked.configurations)])
+        return Answer(np.where(saw, 1.0, 0.5)[:, None] * np.ones(2), np.zeros((len(saw), 2)))
+
+
+def test_held_out_predictions_are_by_members_that_saw_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a configuration was measured twice; and they stay at their examples' places."""
+    monkeypatch.setattr(ours_module, "fit_member", lambda examples, *_: Seen(examples))
+    c = drawn(40)
+    frame = c.to_frame()
+    twice = asked(pd.concat([frame, frame.assign(engine="another")]))
+    total_j = np.ones(80)
+    total_j[[3, 50]] = np.nan
+    ours = Ours(QUICK)
+    ours.fit(Examples(twice, np.full(80, 0.5), total_j, np.full(80, "made")), 0)
+    assert ours.held_out is not None
+    np.testing.assert_array_equal(ours.held_out.total_j, np.where(np.isnan(total_j), np.nan, 1.0))
+
+
+def test_held_out_predictions_say_what_new_ones_will_be_worth(fitted: Ours) -> None:
+    """Their error is that of fresh questions of the same kind, and as many lie in their intervals."""
+    examples, test = labelled(drawn(500), noise=0.03), labelled(drawn(500, seed=8), noise=0.03, seed=9)
+    held, found = fitted.held_out, fitted.predict(test.configurations)
+    assert held is not None
+    expected, real = mape_pct(examples.total_j, held.total_j), mape_pct(test.total_j, found.total_j)
+    assert real < 1.2 * expected < 1.6 * real
+    assert coverage_pct(examples.total_j, held.low_j, held.high_j) == pytest.approx(90, abs=2)
+    assert (held.prefill_j <= held.total_j).all()
 
 
 def test_folds_keep_groups_together() -> None:

@@ -42,6 +42,19 @@ def test_alike_decoding_steps_become_one_row_and_sums_stay() -> None:
     assert (rows["decode_requests"] * rows["n_steps"]).sum() == 8
 
 
+def test_steps_that_take_turns_in_a_pipeline_become_one_row_each() -> None:
+    """Micro-batches of 8 and 7 sequences alternate; prompt chunks stay apart, and what comes after them begins anew."""
+    detail = WindowDetail(
+        "replay", 100.0, no_requests(), steps([0] * 6 + [64, 64] + [0] * 3, [8, 7] * 3 + [0, 0, 7, 8, 7])
+    )
+    rows = tables_of([bundle_with(detail)])["iterations"].to_pandas()
+    assert rows["decode_requests"].tolist() == [8, 7, 0, 0, 7, 8]
+    assert rows["n_steps"].tolist() == [3, 3, 1, 1, 2, 1]
+    assert rows["step_index"].tolist() == [0, 1, 6, 7, 8, 9]
+    assert rows["start_s"].tolist() == [0.0, 1.0, 6.0, 7.0, 8.0, 9.0]
+    assert rows["context_tokens"].tolist() == [10 + 12 + 14, 11 + 13 + 15, 16, 17, 18 + 20, 19]
+
+
 def test_times_are_relative_and_what_never_came_is_null() -> None:
     requests = Requests(
         batch_index=np.zeros(2, np.int64),

@@ -82,25 +82,53 @@ def test_prompt_chunks_follow_one_another_through_a_pipeline():
         machine = node()
         engine = machine.launch(deployment(LLAMA_70B, 1, 4, token_budget=budget), 0)
         served = engine.prepare_batches(BatchWorkload(8, 1024, 1), 3, 0)()
-        times_s.append(served.steps.duration_s.sum() / 3)
+        times_s.append((served.end_s - served.start_s) / 3)
         powers_w.append(mean_w(machine, "gpu", engine.gpu_uuids[0], served.start_s, served.end_s - served.start_s))
     assert times_s[0] < 0.6 * times_s[1]
     assert powers_w[0] > 1.3 * powers_w[1]
 
 
 def test_requests_of_different_chunks_decode_apart_in_a_pipeline():
-    """Each group's pass through a stage reads the weights: the same time for a token, more power."""
-    powers_w, token_s = [], []
+    """Each group's pass through a stage reads the weights: the same time for a token, more power.
+
+    Sequences and keys are the same, so only records of the groups, under way together, tell the two apart.
+    """
+    powers_w, token_s, sequences, keys = [], [], [], []
     for budget in (256, 8192):
         machine = node()
         engine = machine.launch(deployment(LLAMA_70B, 1, 4, token_budget=budget), 0)
-        served = engine.prepare_batches(BatchWorkload(4, 256, 40), 2, 0)()
-        last = (served.steps.decode_requests == 4) & (served.steps.batch_index == 1)
-        start_s = served.steps.start_s[last]
+        steps = engine.prepare_batches(BatchWorkload(4, 256, 40), 2, 0)().steps
+        begins_s, first = np.unique(steps.start_s, return_index=True)
+        all_decode = (np.add.reduceat(steps.decode_requests, first) == 4) & (steps.batch_index[first] == 1)
+        start_s = begins_s[all_decode]
         powers_w.append(mean_w(machine, "gpu", engine.gpu_uuids[0], start_s[0], start_s[-1] - start_s[0]))
-        token_s.append(served.steps.duration_s[last].mean())
+        token_s.append(np.diff(start_s).mean())
+        held = [steps.start_s == moment_s for moment_s in start_s]
+        sequences.append({tuple(steps.decode_requests[mine].tolist()) for mine in held})
+        keys.append(np.mean([steps.context_tokens[mine].sum() for mine in held]))
     assert powers_w[0] > 1.3 * powers_w[1]
     assert token_s[0] == pytest.approx(token_s[1], rel=0.15)
+    assert keys[0] == pytest.approx(keys[1], rel=0.02)
+    assert sequences == [{(1, 1, 1, 1)}, {(4,)}]
+
+
+def test_each_micro_batch_of_a_replay_is_a_step_and_holds_whole_sequences():
+    """As in the log of a pipelined engine, whose scheduler forms them one by one: no more than stages at a time."""
+    machine = node()
+    engine = machine.launch(deployment(LLAMA_70B, 1, 4), 0)
+    schedule = requests_at(2.0, 60)
+    steps = engine.replay(schedule, 1e4, 0).steps
+    assert steps.prefill_requests.sum() == 60, "none is cut in two"
+    assert int(steps.prefill_tokens.sum()) == int(schedule.prompt_tokens.sum())
+    assert int(steps.decode_requests.sum()) == int((schedule.generated_tokens - 1).sum())
+    assert (steps.prefill_requests + steps.decode_requests > 0).all()
+    assert ((steps.prefill_tokens > 0) == (steps.prefill_requests > 0)).all()
+    assert (steps.context_tokens >= steps.prefill_tokens + steps.decode_requests).all()
+    assert (np.diff(steps.start_s) >= 0).all()
+    _, first, together = np.unique(steps.start_s, return_index=True, return_counts=True)
+    held = np.add.reduceat(steps.prefill_requests + steps.decode_requests, first)
+    assert together.tolist() == np.minimum(held, 4).tolist()
+    assert np.maximum.reduceat(steps.decode_requests, first).max() > 1
 
 
 def test_a_replay_serves_everyone_in_order_at_their_own_times():

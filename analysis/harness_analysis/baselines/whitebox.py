@@ -163,30 +163,48 @@ def _halves(factors: FloatArray, scale: FloatArray) -> FloatArray:
 
 def _first_scale(rows: _Rows) -> FloatArray:
     """(terms,) what the usual factors are multiplied by to fit on the whole: prefill and decode apart, if possible."""
-    return _halves(np.ones(len(TERMS)), np.exp(_log_scales(rows, USUAL, 0.0)))
+    alike = np.zeros(len(rows.right), np.int64)
+    return _halves(np.ones(len(TERMS)), np.exp(_log_scales(rows, alike, USUAL, 0.0)[0]))
 
 
-def _log_scales(rows: _Rows, factors: FloatArray, prior: float) -> FloatArray:
-    """(2,) logarithms of what prefill's and decode's share of the sum are too small by; one for both if mixed."""
+def _log_scales(rows: _Rows, group: IntArray, factors: FloatArray, prior: float) -> FloatArray:
+    """(groups, 2) logarithms of what prefill's and decode's share of the sum are too small by.
+
+    One for both in groups whose rows are all mixed.
+
+    Args:
+        group: (rows,) 0 to groups - 1.
+        prior: weight of rows that are right, in each group.
+    """
+    groups = int(group.max()) + 1
     prefill = rows.left[:, :N_PREFILL] @ factors[:N_PREFILL]
     decode = rows.left[:, N_PREFILL:] @ factors[N_PREFILL:]
-    found = np.zeros(2)
-    kinds = ((0, (decode == 0) & (prefill > 0)), (1, (prefill == 0) & (decode > 0) & (rows.right > 0)))
-    if not any(mask.any() for _, mask in kinds):
-        kinds = ((0, prefill + decode > 0), (1, prefill + decode > 0))
-    for half, mask in kinds:
-        if mask.any():
-            ratio = np.log(rows.right[mask] / (prefill + decode)[mask])
-            # A decode far shorter than the prefill says little: its equation is relative to the total.
-            weight = rows.weight[mask] * rows.right[mask] ** 2
-            found[half] = _weighted_median(ratio, weight) * weight.sum() / (weight.sum() + prior)
+    any_work = prefill + decode > 0
+    kinds = ((decode == 0) & (prefill > 0), (prefill == 0) & (decode > 0) & (rows.right > 0))
+    mixed = (np.bincount(group, weights=kinds[0] | kinds[1], minlength=groups) == 0)[group]
+    found = np.zeros((groups, 2))
+    for half, kind in enumerate(kinds):
+        mask = np.where(mixed, any_work, kind)
+        ratio = np.log(rows.right[mask] / (prefill + decode)[mask])
+        # A decode far shorter than the prefill says little: its equation is relative to the total.
+        weight = rows.weight[mask] * rows.right[mask] ** 2
+        summed = np.bincount(group[mask], weights=weight, minlength=groups)
+        shrunk = np.divide(summed, summed + prior, out=np.zeros(groups), where=summed > 0)
+        found[:, half] = _weighted_medians(ratio, weight, group[mask], groups) * shrunk
     return found
 
 
-def _weighted_median(values: FloatArray, weight: FloatArray) -> float:
-    order = np.argsort(values)
-    position = np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)
-    return float(values[order][min(int(position), len(values) - 1)])
+def _weighted_medians(values: FloatArray, weight: FloatArray, group: IntArray, groups: int) -> FloatArray:
+    """(groups,) of the values of each; 0 for one without any."""
+    order = np.lexsort((values, group))
+    ends = np.cumsum(np.bincount(group, minlength=groups))
+    starts = np.concatenate(([0], ends[:-1]))
+    summed = np.concatenate(([0.0], np.cumsum(weight[order])))
+    position = np.searchsorted(summed[1:], (summed[starts] + summed[ends]) / 2)
+    some = ends > starts
+    found = np.zeros(groups)
+    found[some] = values[order[np.clip(position[some], starts[some], ends[some] - 1)]]
+    return found
 
 
 def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray, freedom: float) -> FloatArray:
@@ -195,15 +213,14 @@ def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray, f
     Deployments of the group have scales of their own while what they share is found, so that those differences, which
     no term explains, do not bend the factors; the group's factors have their mean scale.
     """
-    scale = np.exp(_log_scales(rows, above, _SCALE_PRIOR))
+    scale = np.exp(_log_scales(rows, np.zeros(len(rows.right), np.int64), above, _SCALE_PRIOR)[0])
     prior = _halves(above, scale)
     belief, believed = _beliefs(prior, _halves(usual, scale), freedom)
     deployments, position = np.unique(leaf[rows.example], return_inverse=True)
-    members = [np.flatnonzero(position == number) for number in range(len(deployments))]
     factors, weight, left = prior, rows.weight, rows.left
     for _ in range(_ROUNDS):
-        if len(members) > 1:
-            own = np.stack([_log_scales(rows.take(member), factors, _SCALE_PRIOR) for member in members])
+        if len(deployments) > 1:
+            own = _log_scales(rows, position, factors, _SCALE_PRIOR)
             own = np.exp(own - own.mean(axis=0))
             left = rows.left * np.repeat(own[position], _SIZES, axis=1)
         root = np.sqrt(weight) / rows.error
@@ -211,7 +228,9 @@ def _solved(rows: _Rows, leaf: IntArray, above: FloatArray, usual: FloatArray, f
         factors = _non_negative(equations, np.concatenate((rows.right * root, believed)), prior)
         # Huber weights: a few examples are far off, and not because of the factors.
         error = np.abs(left @ factors - rows.right)
-        weight = rows.weight * np.minimum(1, 2 * rows.error / np.maximum(error, 1e-12))
+        before, weight = weight, rows.weight * np.minimum(1, 2 * rows.error / np.maximum(error, 1e-12))
+        if len(deployments) == 1 and np.array_equal(before, weight):
+            break
     return factors
 
 
@@ -233,8 +252,8 @@ def _non_negative(left: FloatArray, right: FloatArray, size: FloatArray) -> Floa
     """(terms,) x >= 0 with the least squares of `left` x - `right`; `size` is about what x may be."""
     size = np.maximum(size, 1e-6 * size.max())
     # The same minimum from a small square system: the solver's time grows with the number of rows.
-    q, r = np.linalg.qr(left * size)
-    found: FloatArray = nnls(r, q.T @ right)[0] * size
+    triangle = np.asarray(np.linalg.qr(np.column_stack((left * size, right)), mode="r"))
+    found: FloatArray = nnls(triangle[:, :-1], triangle[:, -1])[0] * size
     return found
 
 

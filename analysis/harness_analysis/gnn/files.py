@@ -1,9 +1,12 @@
 """Fitted predictors as files: NAME.safetensors with all numbers, NAME.json with what they are and where they come from.
 
-Nothing in either is code: safetensors holds arrays only, JSON text and numbers (no pickle).
+Nothing in either is code: safetensors holds arrays only, JSON text and numbers (no pickle). Each file appears whole or
+not at all, the JSON last; it knows the other's checksum, so halves of two trainings are not taken for one.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 
 from harness.errors import BadInput
 from harness.points import FloatArray
@@ -23,7 +27,7 @@ from harness_analysis.gnn.inputs import WHOLE_FEATURES, InputScaling, Scaling
 from harness_analysis.gnn.member import Member, Settings, TwoGnn
 from harness_analysis.gnn.ours import Fitted, Ours
 from harness_analysis.gnn.train import Schedule
-from harness_analysis.graph import NODE_FEATURES, NODES
+from harness_analysis.graph import KERNEL_TYPES, NODE_FEATURES, NODES
 
 FORMAT = 1
 """Of the pair of files; a reader refuses another."""
@@ -40,6 +44,7 @@ def save(predictor: Ours, path: Path, card: Mapping[str, object]) -> tuple[Path,
 
     Raises:
         ValueError: not fitted.
+        OSError: a file cannot be written; what was there before is.
     """
     fitted = predictor.fitted
     if fitted is None:
@@ -63,26 +68,41 @@ def save(predictor: Ours, path: Path, card: Mapping[str, object]) -> tuple[Path,
     }
     weights_path, card_path = path.with_name(f"{path.name}.safetensors"), path.with_name(f"{path.name}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, weights_path)
-    card_path.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    weights = to_bytes({name: np.ascontiguousarray(values) for name, values in arrays.items()})
+    about["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    _write_whole(weights_path, weights)
+    _write_whole(card_path, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
     return weights_path, card_path
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        waiting.write_bytes(content)
+        waiting.replace(path)
+    finally:
+        waiting.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[Ours, Mapping[str, Any]]:
     """The predictor and its card.
 
     Raises:
-        BadInput: a file missing or damaged, or of another format or other features than this version's.
+        BadInput: a file missing or damaged, the two of different trainings, or of another format or other features than
+            this version's.
     """
     weights_path, card_path = path.with_name(f"{path.name}.safetensors"), path.with_name(f"{path.name}.json")
     accepted = "the pair NAME.safetensors and NAME.json that training wrote"
     try:
         about = json.loads(card_path.read_text(encoding="utf-8"))
-        arrays = load_file(weights_path)
+        weights = weights_path.read_bytes()
+        arrays = {name: values.copy() for name, values in from_bytes(weights).items()}
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(str(path), f"cannot be read: {error}", accepted, _FIX) from error
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("columns") != _columns():
         raise BadInput(str(path), "of another version", f"format {FORMAT} with this version's features", _FIX)
+    if about.get("weights_sha256") != hashlib.sha256(weights).hexdigest():
+        raise BadInput(str(path), "the two files are not of one training, or were changed", accepted, _FIX)
     try:
         return _restored(about, arrays), about["card"]
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -151,5 +171,6 @@ def _member(arrays: Arrays, keys: list[tuple[str, ...]], settings: Settings) -> 
 
 def _sizes(weights: Mapping[str, torch.Tensor], settings: Settings) -> tuple[int, int, int]:
     """Features of a prefill node, of a decode node and of the whole."""
-    prefill, decode = (weights[f"{network}.first.own.weight"].shape[1] for network in ("prefill", "decode"))
+    kinds = KERNEL_TYPES.shape[1]
+    prefill, decode = (weights[f"{network}.first.own.weight"].shape[1] - kinds for network in ("prefill", "decode"))
     return prefill, decode, weights["prefill.joined.weight"].shape[1] - settings.hidden

@@ -1,4 +1,7 @@
-"""What the networks see: features as float32 arrays, and their scaling to what the training data had."""
+"""What the networks see: features as float32 arrays, and their scaling to what the training data had.
+
+What kind of kernel a node is (`graph.KERNEL_TYPES`) is the same in all graphs: the networks know it without being told.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,6 @@ from harness_analysis.baselines.tiles import FUSED, TILES, fills
 from harness_analysis.graph import (
     EDGES,
     GLOBAL_FEATURES,
-    KERNEL_TYPES,
     NODE_FEATURES,
     NODES,
     global_features,
@@ -111,12 +113,5 @@ class InputScaling:
         return InputScaling(Scaling.of(inputs.prefill), Scaling.of(inputs.decode), Scaling.of(inputs.whole))
 
     def __call__(self, inputs: GraphInputs) -> GraphInputs:
-        """Scaled, with each node's kernel type appended."""
-        return GraphInputs(
-            _typed(self.prefill(inputs.prefill)), _typed(self.decode(inputs.decode)), self.whole(inputs.whole)
-        )
-
-
-def _typed(nodes: Floats) -> Floats:
-    kinds = np.broadcast_to(KERNEL_TYPES, (len(nodes), *KERNEL_TYPES.shape))
-    return np.concatenate((nodes, kinds), axis=2)
+        """Scaled."""
+        return GraphInputs(self.prefill(inputs.prefill), self.decode(inputs.decode), self.whole(inputs.whole))

@@ -4,7 +4,8 @@ Each member learns from all folds but one, so that the fold left out says how wr
 long requests, deployments and models, as far as there are enough of them (`calibration`).
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,33 +52,52 @@ class Fitted:
 
 
 class Ours:
-    """The 2-GNN of this project."""
+    """The 2-GNN of this project.
+
+    Attributes:
+        fitted: None before `fit`.
+        held_out: of the examples of the last `fit`, in their order, what the member says that has not seen their
+            configuration, believed and with intervals as for known deployments; NaN where the total is not known. What
+            the predictor's errors are, without another fit. It is not kept in files.
+        watch: told after each network that was trained: how many, and of how many.
+    """
 
     def __init__(self, settings: Settings | None = None, name: str = "ours") -> None:
         self.settings = settings or Settings()
         self.name = name
         self.fitted: Fitted | None = None
+        self.held_out: Prediction | None = None
+        self.watch: Callable[[int, int], None] = lambda done, total: None
 
     def fit(self, examples: Examples, seed: int) -> None:
         """Raises BadInput with fewer than two configurations whose total is known."""
-        known = examples.take(~np.isnan(examples.total_j))
+        has_total = ~np.isnan(examples.total_j)
+        known = examples.take(has_total)
         prepared = prepare(known.configurations, self.settings)
         folds = folds_of(known.groups, MEMBERS, seed)
         if folds.max(initial=0) < 1:
             raise BadInput("examples", len(known), "at least two configurations with a known total energy")
+        harder = list(_harder(known, seed))
+        total = int(folds.max()) + 1 + sum(len(splits) for _, splits in harder)
+        trained = itertools.count(1)
         members: list[Member] = []
         answers: list[Answer] = []
         order: list[IntArray] = []
-        for fold in range(folds.max() + 1):
-            teach, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            member = fit_member(known.take(teach), prepared.take(teach), self.settings, _seed(seed, fold))
+        for teach, held in _left_out(folds):
+            member = fit_member(known.take(teach), prepared.take(teach), self.settings, _seed(seed, len(members)))
             members.append(member)
             answers.append(member.answer(prepared.take(held)))
             order.append(held)
-        rehearsals = {KNOWN: _rehearsal(known, np.concatenate(order), answers, np.zeros((len(known), 2)))}
-        for kind, splits in _harder(known, seed):
-            rehearsals[kind] = self._rehearse(known, prepared, kind, splits, seed)
-        self.fitted = Fitted(tuple(members), Range.of(known.configurations), calibrated(rehearsals))
+            self.watch(next(trained), total)
+        asked = np.concatenate(order)
+        rehearsals = {KNOWN: _rehearsal(known, asked, answers, np.zeros((len(known), 2)))}
+        for kind, splits in harder:
+            rehearsals[kind] = self._rehearse(
+                known, prepared, kind, splits, seed, lambda: self.watch(next(trained), total)
+            )
+        calibration = calibrated(rehearsals)
+        self.fitted = Fitted(tuple(members), Range.of(known.configurations), calibration)
+        self.held_out = _held_out(rehearsals[KNOWN], calibration, np.flatnonzero(has_total)[asked], len(examples))
 
     def predict(self, configurations: Configurations) -> Prediction:
         """Raises ValueError before `fit`."""
@@ -92,11 +112,17 @@ class Ours:
         return Prediction(*columns)
 
     def _rehearse(
-        self, known: Examples, prepared: Prepared, kind: int, splits: list[tuple[IntArray, IntArray]], seed: int
+        self,
+        known: Examples,
+        prepared: Prepared,
+        kind: int,
+        splits: list[tuple[IntArray, IntArray]],
+        seed: int,
+        say: Callable[[], None],
     ) -> Rehearsal:
         schedule = self.settings.schedule
         quick = replace(
-            self.settings, schedule=replace(schedule, epochs=schedule.epochs // 2, steps=schedule.steps // 2)
+            self.settings, schedule=replace(schedule, epochs=-(-schedule.epochs // 2), steps=schedule.steps // 2)
         )
         answers: list[Answer] = []
         distances: list[FloatArray] = []
@@ -105,6 +131,7 @@ class Ours:
             answers.append(member.answer(prepared.take(held)))
             covered = Range.of(known.configurations.take(teach))
             distances.append(covered.distance(known.configurations.take(held)))
+            say()
         return _rehearsal(known, np.concatenate([held for _, held in splits]), answers, np.concatenate(distances))
 
 
@@ -152,6 +179,17 @@ def _rehearsal(known: Examples, held: IntArray, answers: list[Answer], distance:
         np.concatenate([one.estimate_j for one in answers]), np.concatenate([one.correction for one in answers])
     )
     return Rehearsal(answer, asked.total_j, levels(asked.configurations)[-1], distance)
+
+
+def _held_out(rehearsal: Rehearsal, calibration: Calibration, position: IntArray, n: int) -> Prediction:
+    """What was rehearsed as known, at its `position` among n examples."""
+    kind = np.full(len(position), KNOWN)
+    energies = rehearsal.answer.energies(calibration.trusts(kind, rehearsal.distance))
+    total_j = energies.sum(axis=1)
+    factor = np.exp(calibration.widths(kind, rehearsal.deployment, rehearsal.distance))
+    columns = np.full((4, n), np.nan)
+    columns[:, position] = energies[:, 0], total_j, total_j / factor, total_j * factor
+    return Prediction(*columns)
 
 
 def _predicted(fitted: Fitted, c: Configurations, settings: Settings) -> tuple[FloatArray, ...]:

@@ -92,21 +92,20 @@ class PaperTwoGnn:
             raise BadInput("prefill_j", "not known of all examples", "prefill and total energy: the paper's chain")
         self._scaling = _PaperScaling.of(known.configurations)
         self._unit_j = float(known.total_j.mean())
-        prefill, decode, whole = self._inputs(known.configurations)
-        labels = [tensor(values / self._unit_j) for values in (known.prefill_j, known.total_j)]
+        prefill, decode, whole = inputs = self._inputs(known.configurations)
+        labels = tensor(np.stack([known.prefill_j, known.total_j]) / self._unit_j)
         with seeded(seed):
             extra = int(self.settings.chained)
             first = PaperNetwork(prefill.shape[2], whole.shape[1])
             second = PaperNetwork(decode.shape[2], whole.shape[1] + extra)
             both = nn.ModuleList([first, second])
 
-            def loss(batch: Sequence[Tensor]) -> Tensor:
-                answers = _chained(first, second, batch[:3], self.settings.chained)
-                return sum((nn.functional.mse_loss(*pair) for pair in zip(answers, batch[3:], strict=True)), _ZERO)
+            def loss(rows: Tensor) -> Tensor:
+                answers = _chained(first, second, [one[rows] for one in inputs], self.settings.chained)
+                return nn.functional.mse_loss(torch.stack(answers), labels[:, rows]) * len(answers)
 
             teach, held = split_positions(len(known), VALIDATION_SHARE, seed)
-            batch = [prefill, decode, whole, *labels]
-            train(both, loss, [t[teach] for t in batch], SCHEDULE, seed, [t[held] for t in batch])
+            train(both, loss, torch.from_numpy(teach), SCHEDULE, seed, torch.from_numpy(held))
         self._networks = first, second
 
     def predict(self, configurations: Configurations) -> Prediction:
@@ -145,15 +144,15 @@ class Nnlqp:
         self._scaling = _PaperScaling.of(known.configurations)
         self._unit_j = float(known.total_j.mean())
         nodes, whole = self._inputs(known.configurations)
+        label = tensor(known.total_j / self._unit_j)
         with seeded(seed):
             network = PaperNetwork(nodes.shape[2], whole.shape[1])
 
-            def loss(batch: Sequence[Tensor]) -> Tensor:
-                return nn.functional.mse_loss(network(batch[0], batch[1]), batch[2])
+            def loss(rows: Tensor) -> Tensor:
+                return nn.functional.mse_loss(network(nodes[rows], whole[rows]), label[rows])
 
             teach, held = split_positions(len(known), VALIDATION_SHARE, seed)
-            batch = [nodes, whole, tensor(known.total_j / self._unit_j)]
-            train(network, loss, [t[teach] for t in batch], SCHEDULE, seed, [t[held] for t in batch])
+            train(network, loss, torch.from_numpy(teach), SCHEDULE, seed, torch.from_numpy(held))
         self._network = network
 
     def predict(self, configurations: Configurations) -> Prediction:
@@ -169,7 +168,6 @@ class Nnlqp:
         return tensor(np.concatenate((prefill, decode), axis=2)), tensor(whole)
 
 
-_ZERO = torch.zeros(())
 _ROOFLINE_COLUMNS = [NODE_FEATURES.index(name) for name in ROOFLINE]
 _WHOLE = ("bits", "tp", "pp", "batch_size", "prompt_tokens", "generated_tokens")
 _SHAPE = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "vocab_size")

@@ -14,6 +14,7 @@ from torch_geometric.nn import SAGEConv, global_max_pool
 from harness.points import IntArray
 from harness_analysis.gnn.inputs import Floats
 from harness_analysis.gnn.sage import SageNetwork
+from harness_analysis.graph import KERNEL_TYPES
 
 
 class PygNetwork(nn.Module):
@@ -44,9 +45,10 @@ class PygNetwork(nn.Module):
 
 def graphs(nodes: Floats, whole: Floats, edges: IntArray) -> list[Data]:
     """An object for each of n configurations: `nodes` (n, nodes, f), `whole` (n, g), `edges` (2, e)."""
+    kinds = torch.from_numpy(KERNEL_TYPES)
     pairs = torch.as_tensor(edges, dtype=torch.long)
     return [
-        Data(x=torch.from_numpy(one), edge_index=pairs, whole=torch.from_numpy(of_it[None]))
+        Data(x=torch.cat([torch.from_numpy(one), kinds], dim=1), edge_index=pairs, whole=torch.from_numpy(of_it[None]))
         for one, of_it in zip(nodes, whole, strict=True)
     ]
 

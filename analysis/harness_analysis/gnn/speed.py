@@ -12,8 +12,8 @@ from harness_analysis.gnn.inputs import BOTH_WAYS, InputScaling
 from harness_analysis.gnn.member import Settings
 from harness_analysis.gnn.ours import MEMBERS, Ours, prepare
 from harness_analysis.gnn.pyg import PygNetwork, answers, graphs, train_epoch
-from harness_analysis.gnn.sage import SageNetwork
-from harness_analysis.graph import NODES
+from harness_analysis.gnn.sage import SageNetwork, with_neighbours
+from harness_analysis.graph import KERNEL_TYPES
 
 CANDIDATES = 50_000
 _SAMPLE = 2000
@@ -51,14 +51,14 @@ def speeds(examples: Examples, settings: Settings | None = None, seed: int = 0) 
 
     prepared = prepare(examples.configurations.take(slice(0, _SAMPLE)), ours.settings)
     scaled = InputScaling.of(prepared.inputs)(prepared.inputs)
-    network = SageNetwork(scaled.prefill.shape[2], scaled.whole.shape[1], ours.settings.hidden, BOTH_WAYS, len(NODES))
+    network = SageNetwork(scaled.prefill.shape[2], scaled.whole.shape[1], ours.settings.hidden, BOTH_WAYS, KERNEL_TYPES)
     plain = PygNetwork(network)
     targets = torch.zeros(len(prepared.inputs))
     made = graphs(scaled.prefill, scaled.whole, BOTH_WAYS)
     size = ours.settings.schedule.batch_size
     share = len(examples) / len(made)
     plain_epoch_s = _timed(lambda: train_epoch(plain, made, targets, size)) * share
-    dense = [torch.from_numpy(scaled.prefill), torch.from_numpy(scaled.whole)]
+    dense = [with_neighbours(torch.from_numpy(scaled.prefill), BOTH_WAYS), torch.from_numpy(scaled.whole)]
     train_epoch_s = _timed(lambda: _dense_epoch(network, dense, targets, size)) * share
     # Features, and two networks of each member.
     plain_s = _timed(lambda: prepare(examples.configurations.take(slice(0, _SAMPLE)), ours.settings))
@@ -78,9 +78,10 @@ def speeds(examples: Examples, settings: Settings | None = None, seed: int = 0) 
 
 def _dense_epoch(network: SageNetwork, inputs: list[torch.Tensor], targets: torch.Tensor, size: int) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    nodes, whole = inputs
     for rows in torch.split(torch.randperm(len(targets)), size):
         optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(network(*(one[rows] for one in inputs)), targets[rows])
+        loss = torch.nn.functional.mse_loss(network(nodes.index_select(1, rows), whole[rows]), targets[rows])
         torch.autograd.backward([loss])
         optimizer.step()
 

@@ -1,9 +1,9 @@
 """One loop that trains every network here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from harness.points import IntArray
 
-Batch = Sequence[Tensor]
-Loss = Callable[[Batch], Tensor]
+_STEPS_PER_EPOCH = 24
+Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,10 @@ class Schedule:
     Attributes:
         epochs: passes over the training examples, at most.
         steps: at least so many steps, with more epochs where there are few examples.
-        batch_size: examples per step.
-        learning_rate: of Adam, at its highest.
+        batch_size: examples per step, at most.
+        smallest_batch_size: where there are so few examples that an epoch would have fewer than 24 steps, steps are of
+            fewer examples, but no fewer than this.
+        learning_rate: of Adam, at its highest, for the largest steps; that of smaller ones is in proportion.
         decay: `cosine` (a short rise, then down to zero) or a factor per epoch.
         weight_decay: of AdamW; without it that is Adam.
         clip: longest gradient.
@@ -38,33 +40,43 @@ class Schedule:
     decay: float | str = "cosine"
     weight_decay: float = 0.0
     clip: float = float("inf")
+    smallest_batch_size: int | None = None
+
+    def of(self, n: int) -> "Schedule":
+        """What becomes of it with n examples: one size of steps."""
+        if self.smallest_batch_size is None:
+            return self
+        size = min(max(n // _STEPS_PER_EPOCH, self.smallest_batch_size), self.batch_size)
+        learning_rate = self.learning_rate * size / self.batch_size
+        return replace(self, batch_size=size, learning_rate=learning_rate, smallest_batch_size=None)
 
 
 def train(
     network: nn.Module,
     loss: Loss,
-    tensors: Batch,
+    teach: Tensor,
     schedule: Schedule,
     seed: int,
-    validation: Batch | None = None,
+    validation: Tensor | None = None,
 ) -> list[float]:
     """Trains `network` in place on random batches.
 
     Args:
-        loss: of one batch: the same tensors, some rows of each. It calls `network`.
-        tensors: (n, ...) each.
+        loss: of the examples at some positions. It calls `network`.
+        teach: (n,) positions of examples.
         seed: of the order of examples; the caller draws the first weights.
-        validation: further examples; the weights of the epoch with the smallest loss on them are kept. Without them
-            the last weights are.
+        validation: positions of further examples; the weights of the epoch with the smallest loss on them are kept.
+            Without them the last weights are.
 
     Returns:
         Mean training loss of each epoch, or the validation loss if there are such examples.
     """
-    n = len(tensors[0])
+    n = len(teach)
+    schedule = schedule.of(n)
     per_epoch = -(-n // schedule.batch_size)
     epochs = max(schedule.epochs, -(-schedule.steps // per_epoch))
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, foreach=True
+        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, _rates(schedule, epochs * per_epoch, per_epoch))
     order = torch.Generator().manual_seed(seed)
@@ -72,13 +84,14 @@ def train(
     best = deepcopy(network.state_dict())
     for _ in range(epochs):
         network.train()
-        shuffled = torch.randperm(n, generator=order)
+        shuffled = teach[torch.randperm(n, generator=order)]
         summed = 0.0
         for rows in torch.split(shuffled, schedule.batch_size):
             optimizer.zero_grad()
-            value = loss([tensor[rows] for tensor in tensors])
+            value = loss(rows)
             torch.autograd.backward([value])
-            nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
+            if schedule.clip < float("inf"):
+                nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
             optimizer.step()
             rate.step()
             summed += value.item() * len(rows)
