@@ -1,4 +1,4 @@
-"""Forests and gradient boosting (scikit-learn), on what was asked for, on physical columns, on a roofline residual."""
+"""Forests and gradient boosting (scikit-learn): on what was asked for, on physics, on what an estimate is off by."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -10,10 +10,11 @@ from threadpoolctl import threadpool_limits
 from harness.points import FloatArray
 from harness_analysis.baselines.columns import kernel_columns, physical_columns, raw_columns
 from harness_analysis.baselines.terms import Physics
+from harness_analysis.baselines.whitebox import WhiteBox
 from harness_analysis.configurations import Configurations
 from harness_analysis.examples import Examples
 from harness_analysis.features import roofline_j
-from harness_analysis.predictor import Prediction
+from harness_analysis.predictor import Prediction, Predictor
 
 Columns = Callable[[Configurations], FloatArray]
 _FOREST_TREES = 100
@@ -28,6 +29,19 @@ class Regressor(Protocol):
     def predict(self, X: FloatArray) -> FloatArray: ...  # noqa: N803
 
 
+class Roofline:
+    """The crude roofline estimate: nothing of it is fitted."""
+
+    name = "roofline"
+
+    def fit(self, examples: Examples, seed: int) -> None:
+        """Learns nothing."""
+
+    def predict(self, configurations: Configurations) -> Prediction:
+        physics = Physics.of(configurations)
+        return Prediction.without_interval(roofline_j(physics.configurations, physics.totals).sum(axis=1))
+
+
 class Trees:
     """Trees on columns of a configuration, for the total.
 
@@ -35,17 +49,22 @@ class Trees:
         name: for tables.
         columns: what they see.
         make: an unfitted regressor for a seed.
-        residual: learn the logarithm of total over roofline estimate; else the logarithm of the total.
+        estimate: learn the logarithm of the total over what this says, once fitted to the same examples; None: the
+            logarithm of the total.
     """
 
-    def __init__(self, name: str, columns: Columns, make: Callable[[int], Regressor], residual: bool = False) -> None:
+    def __init__(
+        self, name: str, columns: Columns, make: Callable[[int], Regressor], estimate: Predictor | None = None
+    ) -> None:
         self.name = name
-        self._columns, self._make, self._residual = columns, make, residual
+        self._columns, self._make, self._estimate = columns, make, estimate
         self._model: Regressor | None = None
 
     def fit(self, examples: Examples, seed: int) -> None:
         """Needs totals only."""
         known = examples.take(~np.isnan(examples.total_j))
+        if self._estimate is not None:
+            self._estimate.fit(known, seed)
         target = np.log(known.total_j) - self._offset(known.configurations)
         self._model = self._make(seed)
         # Threads that wait for each other cost more than they save on so few examples.
@@ -60,11 +79,9 @@ class Trees:
         return Prediction.without_interval(np.exp(found))
 
     def _offset(self, c: Configurations) -> FloatArray:
-        if not self._residual:
+        if self._estimate is None:
             return np.zeros(len(c))
-        physics = Physics.of(c)
-        estimate_j = roofline_j(physics.configurations, physics.totals)
-        logarithm: FloatArray = np.log(estimate_j.sum(axis=1))
+        logarithm: FloatArray = np.log(self._estimate.predict(c).total_j)
         return logarithm
 
 
@@ -94,7 +111,7 @@ def deepen() -> Trees:
 
 def residual_forest() -> Trees:
     """A random forest on the logarithm of energy over the crude roofline estimate."""
-    return Trees("random forest, residual", physical_columns, _forest, residual=True)
+    return Trees("random forest, residual", physical_columns, _forest, Roofline())
 
 
 def raw_boosting() -> Trees:
@@ -109,4 +126,9 @@ def physical_boosting() -> Trees:
 
 def residual_boosting() -> Trees:
     """Gradient boosting on the logarithm of energy over the crude roofline estimate."""
-    return Trees("boosting, residual", physical_columns, _boosting, residual=True)
+    return Trees("boosting, residual", physical_columns, _boosting, Roofline())
+
+
+def corrected_white_box() -> Trees:
+    """Gradient boosting on the logarithm of energy over the white box: ours with trees in place of the networks."""
+    return Trees("boosting on white box", physical_columns, _boosting, WhiteBox())

@@ -16,6 +16,7 @@ PAPER: Mapping[str, Make] = {"llmco2": PaperTwoGnn}
 """Needs the prefill's energy, which the measured public data do not have."""
 BASELINES: Mapping[str, Make] = {
     "white-box": WhiteBox,
+    "boosting-white-box": trees.corrected_white_box,
     "boosting-residual": trees.residual_boosting,
     "boosting-physical": trees.physical_boosting,
     "boosting-raw": trees.raw_boosting,
