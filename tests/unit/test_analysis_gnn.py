@@ -25,6 +25,7 @@ from harness_analysis.gnn.calibration import (
     KNOWN,
     LONGER,
     NEW_DEPLOYMENT,
+    NEW_GPU,
     NEW_MODEL,
     Range,
     Rehearsal,
@@ -348,7 +349,22 @@ def test_kinds_of_question() -> None:
     covered = Range.of(known)
     for kind, question in questions.items():
         assert covered.kind(asked(question)).tolist() == [kind]
-    assert covered.kind(asked(row.assign(gpu="h100"))).tolist() == [NEW_MODEL]
+    assert covered.kind(asked(row.assign(gpu="h100", model="llama-3-8b"))).tolist() == [NEW_GPU]
+
+
+def test_new_gpus_are_rehearsed_where_there_are_three() -> None:
+    """GPUs that are unlike one another in what no data sheet says make the answer for a fourth unsure, and no other."""
+    frame = drawn(240).to_frame().assign(gpu=np.tile(["a100", "h100", "h200"], 80))
+    alike = labelled(asked(frame))
+    factor = np.tile([1.0, 2.0, 0.5], 80)
+    unlike = replace(alike, prefill_j=alike.prefill_j * factor, total_j=alike.total_j * factor)
+    width = []
+    for examples in (alike, unlike):
+        ours = Ours(replace(QUICK, schedule=replace(QUICK.schedule, epochs=2)))
+        ours.fit(examples, 0)
+        assert ours.fitted is not None
+        width.append(ours.fitted.calibration.width)
+    assert width[1][NEW_GPU] > max(2 * width[0][NEW_GPU], 2 * width[1][NEW_MODEL])
 
 
 def test_distance_counts_generated_tokens_for_the_decode_only() -> None:

@@ -1,6 +1,6 @@
 """How far a question is from what was learnt, how much the networks are worth there, and how wrong answers may be.
 
-Four kinds of question, each rehearsed on the training examples: a part of them is held back that is to the rest as the
+Five kinds of question, each rehearsed on the training examples: a part of them is held back that is to the rest as the
 question is to all, and what a member that never saw it answers is compared with the truth. That gives, for each kind,
 the share of the networks' correction to believe (`trust`) and the width of the interval (split conformal prediction:
 Lei et al., 2018, arXiv 1604.04173; on logarithms, so that intervals are factors).
@@ -17,10 +17,10 @@ from harness_analysis.configurations import Configurations
 from harness_analysis.gnn.member import Answer
 from harness_analysis.predictor import INTERVAL_PCT
 
-KINDS = ("known", "longer", "new deployment", "new model or GPU")
+KINDS = ("known", "longer", "new deployment", "new model", "new GPU")
 """known: its deployment was seen, its lengths and batch within the range of training. longer: seen, but beyond it.
-new deployment: the model and the GPU are known, but not together, or not so divided."""
-KNOWN, LONGER, NEW_DEPLOYMENT, NEW_MODEL = range(4)
+new deployment: the model and the GPU are known, but not together, or not so divided. new GPU: whatever the model is."""
+KNOWN, LONGER, NEW_DEPLOYMENT, NEW_MODEL, NEW_GPU = range(5)
 _EDGE = 0.02
 """Beyond the range by less than this (as a logarithm) is still within."""
 _NEAR = 0.25
@@ -71,9 +71,13 @@ class Range:
 
     def kind(self, c: Configurations) -> IntArray:
         """(n,) which of `KINDS`; a new one may lie beyond the range too (`beyond`)."""
-        strange = ~_among(c.model, self.models) | ~_among(c.gpu, self.gpus)
-        unseen = ~_among(levels(c)[-1], self.deployments)
-        return np.where(strange, NEW_MODEL, np.where(unseen, NEW_DEPLOYMENT, np.where(self.beyond(c), LONGER, KNOWN)))
+        new = (
+            ~_among(c.gpu, self.gpus),
+            ~_among(c.model, self.models),
+            ~_among(levels(c)[-1], self.deployments),
+            self.beyond(c),
+        )
+        return np.select(new, (NEW_GPU, NEW_MODEL, NEW_DEPLOYMENT, LONGER), KNOWN)
 
 
 def _among(names: StrArray, known: frozenset[str]) -> BoolArray:

@@ -22,7 +22,7 @@ from harness.errors import BadInput
 from harness.points import FloatArray
 from harness_analysis.baselines.terms import TERMS
 from harness_analysis.baselines.whitebox import Factors
-from harness_analysis.gnn.calibration import Calibration, Range
+from harness_analysis.gnn.calibration import KINDS, Calibration, Range
 from harness_analysis.gnn.inputs import WHOLE_FEATURES, InputScaling, Scaling
 from harness_analysis.gnn.member import Member, Settings, TwoGnn
 from harness_analysis.gnn.ours import Fitted, Ours
@@ -128,8 +128,9 @@ def _restored(about: Mapping[str, Any], arrays: Arrays) -> Ours:
 
 
 def _columns() -> dict[str, list[str]]:
-    """What the weights are of, in order: files of other features are of no use."""
+    """What the numbers are of, in order: files of other features or kinds of question are of no use."""
     return {
+        "kinds": list(KINDS),
         "terms": list(TERMS),
         "nodes": list(NODES),
         "node_features": list(NODE_FEATURES),

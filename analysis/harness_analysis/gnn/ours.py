@@ -1,7 +1,7 @@
 """The harness's predictor: an ensemble of 2-GNNs on physical estimates, with calibrated intervals.
 
 Each member learns from all folds but one, so that the fold left out says how wrong it is. Further rehearsals leave out
-long requests, deployments and models, as far as there are enough of them (`calibration`).
+long requests, deployments, models and kinds of GPU, as far as there are enough of them (`calibration`).
 """
 
 import itertools
@@ -20,6 +20,7 @@ from harness_analysis.gnn.calibration import (
     KNOWN,
     LONGER,
     NEW_DEPLOYMENT,
+    NEW_GPU,
     NEW_MODEL,
     Calibration,
     Range,
@@ -33,7 +34,7 @@ from harness_analysis.predictor import Prediction
 MEMBERS = 4
 _REHEARSAL_FOLDS = 3
 _LEAST_GROUPS = 3
-"""Fewer models or deployments than this cannot be left out in turn."""
+"""Fewer models, deployments or GPUs than this cannot be left out in turn."""
 _LEAST_EXAMPLES = 20
 """Of a rehearsal, on either side."""
 _SHORT = 0.5
@@ -167,6 +168,8 @@ def _harder(known: Examples, seed: int) -> Iterator[tuple[int, list[tuple[IntArr
         yield NEW_DEPLOYMENT, _left_out(folds_of(deployments, _REHEARSAL_FOLDS, seed))
     if len(np.unique(models)) >= _LEAST_GROUPS:
         yield NEW_MODEL, _left_out(folds_of(models, _REHEARSAL_FOLDS, seed))
+    if len(np.unique(c.gpu)) >= _LEAST_GROUPS:
+        yield NEW_GPU, _left_out(folds_of(c.gpu, _REHEARSAL_FOLDS, seed))
 
 
 def _left_out(folds: IntArray) -> list[tuple[IntArray, IntArray]]:
