@@ -22,6 +22,8 @@ from harness.workload.slices import choose_slice, make_schedule, pick_lengths
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _MOST_REPLAYED_S = 4 * 3600.0
+PER_LOOK = 5
+"""Batches of a deployment that a first round takes at most while other deployments have had none."""
 _SHARED_LENGTHS = 2048
 """Pairs of lengths that are picked of a trace at most; larger spaces take them again, with other batch sizes."""
 FindTrace = Callable[[str], Trace]
@@ -71,6 +73,29 @@ class Space:
                 left -= feasible(candidate.point)
             kept.append(replace(group, candidates=tuple(taken)))
         return Space(tuple(kept), self.schedules)
+
+
+def in_looks(space: Space) -> Space:
+    """The space for rounds: `PER_LOOK` batches of each deployment and its replays, then as many further ones, ...
+
+    A first round over few deployments would tell nothing of the others, nor would what tests in it.
+    """
+    looks: dict[int, list[Group]] = {}
+    for group in space.groups:
+        batches = [item for item in group.candidates if isinstance(item.point.workload, BatchWorkload)]
+        replays = [item for item in group.candidates if not isinstance(item.point.workload, BatchWorkload)]
+        for look, start in enumerate(range(0, max(len(batches), 1), PER_LOOK)):
+            taken = batches[start : start + PER_LOOK] + (replays if look == 0 else [])
+            looks.setdefault(look, []).append(Group(group.deployment, tuple(taken)))
+    return Space(tuple(group for look in sorted(looks) for group in looks[look]), space.schedules)
+
+
+def by_deployment(space: Space) -> Space:
+    """The space with one group for each deployment, in the order in which they first come."""
+    found: dict[Deployment, list[Candidate]] = {}
+    for group in space.groups:
+        found.setdefault(group.deployment, []).extend(group.candidates)
+    return Space(tuple(Group(one, tuple(candidates)) for one, candidates in found.items()), space.schedules)
 
 
 def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:

@@ -6,7 +6,7 @@ launch completes within `HELD_S` are stored together.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -49,7 +49,7 @@ class SweepOrder:
 
     Attributes:
         points: feasible points per round; None: all of the sweep.
-        rounds: the space grows by `points` each round.
+        rounds: so many; the space grows by `points` each round.
         budget_s: stop before a run begins once so much time is spent; None: no limit.
     """
 
@@ -80,14 +80,33 @@ class SweepOutcome:
     skipped: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is to be measured by then, with all before it, and whether its probes are due."""
+
+    space: Space
+    probing: bool
+
+
+Stages = Callable[[], Iterator[Stage]]
+"""Asked for the next stage when the last one is done, while the results folder is held for writing."""
+
+
 def run_sweep(
-    order: SweepOrder, space: Space, agents: list[Agent], progress: Progress, wall: Clock, owner: str
+    order: SweepOrder,
+    space: Space,
+    agents: list[Agent],
+    progress: Progress,
+    wall: Clock,
+    owner: str,
+    stages: Stages | None = None,
 ) -> SweepOutcome:
     """Measure what is missing, in as many launches as it takes.
 
     Args:
         wall: the clock of the budget (agents have their own).
         owner: how to name this process in the folder's lock.
+        stages: None: the space in its order, by as many points and rounds as the order says.
 
     Raises:
         StoreRefused: the results folder is in use, not writable, newer, or of another source.
@@ -102,20 +121,27 @@ def run_sweep(
     source = agents[0].source
     with Writer(order.results, source=source, owner=owner, durable=source == "measured") as writer:
         taken, spent = 0, False
-        for number in range(1, order.rounds + 1):
-            points = None if order.points is None else order.points * number
-            first = space.first(points, _feasible(agents))
-            # Probes come once, when the last round's points are done.
-            last = points is None or number == order.rounds
+        for stage in _in_order(order, space, agents) if stages is None else stages():
             shelf = _Shelf(writer, progress, wall, HELD_S if source == "simulated" else 0.0)
-            queue = _Round(order, first, len(space) - len(first), agents, shelf, progress, probing=last)
+            queue = _Round(order, stage.space, len(space) - len(stage.space), agents, shelf, progress, stage.probing)
             taken, spent = queue.run(taken, out_of_time)
-            if spent or points is None:
+            if spent:
                 break
         return queue.outcome(taken, spent)
 
 
-def _feasible(agents: list[Agent]) -> Callable[[Point], bool]:
+def _in_order(order: SweepOrder, space: Space, agents: list[Agent]) -> Iterator[Stage]:
+    """The space grows by so many points each round; probes come once, when the last round's points are done."""
+    if order.points is None:
+        yield Stage(space, probing=True)
+        return
+    for number in range(1, order.rounds + 1):
+        yield Stage(space.first(order.points * number, can_run(agents)), probing=number == order.rounds)
+
+
+def can_run(agents: list[Agent]) -> Callable[[Point], bool]:
+    """Whether any of them can measure a point."""
+
     def feasible(point: Point) -> bool:
         return any(agent.hosts(point.deployment) and not agent.obstacle(point) for agent in agents)
 

@@ -4,14 +4,15 @@
 measures needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Protocol
 
 from harness.errors import TrainerMissing
-from harness.points import ModelShape
+from harness.points import BoolArray, ModelShape
+from harness.sampling.base import Knowledge
 
 GROUP = "harness.trainer"
 EXTRA = "pip install 'llm-energy-harness[analysis]'"
@@ -36,12 +37,14 @@ class TrainOrder:
     Attributes:
         predictor: where the files go, without a suffix.
         mix_sources: take simulated and measured folders together.
+        traffic: by point id, how much it counts in `Trained.accuracy`, others nothing; None: each as much as another.
     """
 
     results: tuple[Path, ...]
     predictor: Path
     seed: int = 0
     mix_sources: bool = False
+    traffic: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,19 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Weighted means over n points; in 95 of 100 samples like these they lie between low and high."""
+
+    n: int
+    mape_pct: float
+    mape_low_pct: float
+    mape_high_pct: float
+    eba10_pct: float
+    eba10_low_pct: float
+    eba10_high_pct: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """What training yielded.
 
@@ -73,6 +89,7 @@ class Trained:
         test: of the saved predictor; None without any test point.
         fit_s: how long training took.
         files: written, all beside one another.
+        accuracy: over the test points that count (`TrainOrder.traffic`); None without any.
     """
 
     source: tuple[str, ...]
@@ -82,6 +99,7 @@ class Trained:
     test: Scores | None
     fit_s: float
     files: tuple[Path, ...]
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +256,14 @@ class Trainer(Protocol):
     def regions(self, predictor: Path) -> Regions: ...
 
     def predict(self, predictor: Path, questions: tuple[Question, ...]) -> Answers: ...
+
+    def teaches(self, questions: Sequence[Question]) -> BoolArray:
+        """(n,) whether training would learn from it; the others it keeps for tests, whatever is measured."""
+        ...
+
+    def knowledge(self, predictor: Path, questions: Sequence[Question]) -> Knowledge:
+        """What the trained predictor knows of n questions; thousands of them a second."""
+        ...
 
 
 def find_trainer() -> Trainer:

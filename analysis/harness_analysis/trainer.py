@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +16,25 @@ import pyarrow.parquet as pq
 import torch
 
 from harness.errors import BadInput
+from harness.points import BoolArray
 from harness.predictorfiles import TRAIN_FIRST
+from harness.sampling.base import Knowledge
 from harness.store.files import make_folder, write_parquet
 from harness.store.lock import hold_lock
-from harness.trainer import Answer, Answers, Question, Regions, Scored, ScoreOrder, Scores, Trained, TrainOrder, Watch
-from harness_analysis import cards
+from harness.trainer import (
+    Accuracy,
+    Answer,
+    Answers,
+    Question,
+    Regions,
+    Scored,
+    ScoreOrder,
+    Scores,
+    Trained,
+    TrainOrder,
+    Watch,
+)
+from harness_analysis import cards, outlook
 from harness_analysis.cards import Card
 from harness_analysis.configurations import Configurations
 from harness_analysis.examples import Examples, from_runs
@@ -27,13 +42,14 @@ from harness_analysis.gnn.files import load, save
 from harness_analysis.gnn.member import Settings
 from harness_analysis.gnn.ours import Ours
 from harness_analysis.gpus import known_gpus
-from harness_analysis.metrics import mape_pct
+from harness_analysis.metrics import mape_pct, relative_error
 from harness_analysis.parts import TEST, TRAIN, UNSEEN, part_of
 from harness_analysis.predictor import Prediction, Predictor
 from harness_analysis.questions import as_learnt, configurations_of, differences, obstacle
 from harness_analysis.regions import error_regions
 from harness_analysis.scoreboard import makes_named, scoreboard, splits_named
 
+_RESAMPLES = 1000
 LEAST_CONFIGURATIONS = 40
 """Different ones that teach: below, four folds and their intervals mean nothing."""
 
@@ -75,6 +91,7 @@ class TwoGnnTrainer:
             ours.fit(train, order.seed)
             fit_s = time.monotonic() - started_s
             scores = _scored(ours, examples) if len(test) else None
+            accuracy = _accuracy(ours, test, order)
             errors = _write_errors(order.predictor, train, ours)
             card = Card(
                 **cards.learnt_from(examples, part, order.results),
@@ -87,7 +104,8 @@ class TwoGnnTrainer:
             )
             files = save(ours, order.predictor, card.as_json())
         counts = {name: int((part == name).sum()) for name in (TRAIN, TEST, UNSEEN)}
-        return Trained(card.source, counts[TRAIN], counts[TEST], counts[UNSEEN], scores, fit_s, (*files, errors))
+        written = (*files, errors)
+        return Trained(card.source, counts[TRAIN], counts[TEST], counts[UNSEEN], scores, fit_s, written, accuracy)
 
     def score(self, order: ScoreOrder, watch: Watch) -> Scored:
         """The saved predictor on the split `test`, all else fitted anew.
@@ -137,11 +155,56 @@ class TwoGnnTrainer:
         answers = tuple(_answer(question, found.take(np.array([at])), outside[at]) for at, question in enumerate(asked))
         return Answers(card.provenance, answers)
 
+    def teaches(self, questions: Sequence[Question]) -> BoolArray:
+        """Those of the train part.
+
+        Raises:
+            BadInput: a question that is none.
+        """
+        if not questions:
+            return np.zeros(0, np.bool_)
+        found: BoolArray = part_of(configurations_of(questions)) == TRAIN
+        return found
+
+    def knowledge(self, predictor: Path, questions: Sequence[Question]) -> Knowledge:
+        """Errors as wide as the predictor's intervals, noise of what was measured, and where lengths lie.
+
+        Raises:
+            BadInput: a predictor that cannot be used, or a question that is none.
+        """
+        ours, card = _loaded(predictor)
+        frame = _read_errors(predictor, card)
+        measured = Configurations.from_frame(frame, card.models, known_gpus())
+        return outlook.knowledge(ours, card, questions, measured, frame["noise"].to_numpy(np.float64))
+
 
 def _scored(ours: Ours, examples: Examples) -> Scores:
     splits = splits_named(("test",), examples)
     ((scores,),) = scoreboard(examples, splits, makes_named(("ours",)), {("test", "ours"): ours}, 0, _nobody).values()
     return scores
+
+
+def _accuracy(ours: Ours, test: Examples, order: TrainOrder) -> Accuracy | None:
+    """Weighted by the traffic, with percentile intervals of a bootstrap over configurations."""
+    weight = np.ones(len(test))
+    if order.traffic is not None:
+        weight = np.array([order.traffic.get(str(point_id), 0.0) for point_id in test.point_id], np.float64)
+    test, weight = test.take(weight > 0), weight[weight > 0]
+    if not len(test):
+        return None
+    error = np.abs(relative_error(test.total_j, ours.predict(test.configurations).total_j))
+    values = np.stack([error, error <= 0.1, np.ones(len(test))])
+    group = np.unique(test.groups, return_inverse=True)[1]
+    sums = np.stack([np.bincount(group, weight * one) for one in values])
+    drawn = len(sums[0])
+    times = np.random.default_rng(order.seed).multinomial(drawn, np.full(drawn, 1 / drawn), _RESAMPLES)
+    mape, eba10 = 100 * (sums[:2].sum(axis=1) / sums[2].sum())
+    again = times @ sums.T
+    (mape_low, eba10_low), (mape_high, eba10_high) = np.quantile(
+        100 * again[:, :2] / again[:, 2:], (0.025, 0.975), axis=0
+    )
+    shares = mape, mape_low, mape_high, eba10, eba10_low, eba10_high
+    return Accuracy(len(test), *(float(share) for share in shares))
 
 
 def _nobody(done: int, total: int, what: str) -> None:

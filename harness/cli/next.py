@@ -1,16 +1,23 @@
 """`harness next`: what a sweep would measure next, and why."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from harness.cli.sweep import default_results, sweep_file, with_rules
+from harness.agent import Agent
+from harness.cli.sweep import default_results, learner, sweep_file, with_rules
+from harness.clock import WallClock
 from harness.cluster.local import local_agents
 from harness.controller import Controller
-from harness.deployment.sweepfile import load_sweep
-from harness.space import build_space
+from harness.deployment.sweepfile import Sweep, load_sweep
+from harness.plan import Probes
+from harness.rounds import Rounds
+from harness.space import Space, build_space
 from harness.store import read_ledger
+from harness.sweep import SweepOrder
 from harness.workload.library import find_trace
 
 
@@ -26,6 +33,9 @@ def next_points(
 ) -> None:
     """Print the points that a sweep would measure next, grouped by launch, and why each was picked.
 
+    Of a sweep in rounds: what is left of the round that was begun; then what a further round would take, by the
+    predictor as it was last trained.
+
     \b
     Example:
         harness next deployments/simulated-dgx.yaml --points 5
@@ -33,15 +43,16 @@ def next_points(
     loaded = with_rules(load_sweep(sweep_file(file)), repetitions)
     folder = results or default_results(loaded)
     space = build_space(loaded, lambda name: find_trace(name, seed), seed)
-    controller = Controller(loaded.name, space, loaded.rules, seed)
-    if folder.exists():
-        controller.tell(read_ledger(folder))
     with local_agents(loaded, seed, folder) as agents:
-        picks = [
-            {"node": agent.name, "point_id": point.point_id, "point": point.label, "runs": missing, "why": why}
-            for agent in agents
-            for point, why, missing in controller.preview(agent, points)
-        ][:points]
+        rounds = Rounds(SweepOrder(loaded, folder, seed, points), space, agents, learner, click.echo, WallClock())
+        begun = rounds.unfinished()
+        if begun is None:
+            picks = _picks(loaded, space, folder, seed, agents, points)
+        else:
+            # Probes come after the last round.
+            points_only = replace(loaded, rules=replace(loaded.rules, probes=Probes()))
+            picks = _picks(points_only, begun, folder, seed, agents, points)
+            picks = picks or _picks(points_only, rounds.upcoming(), folder, seed, agents, points)
     if as_json:
         click.echo(json.dumps(picks))
         return
@@ -49,3 +60,16 @@ def next_points(
         click.echo(f"Nothing left to measure of {loaded.name} in {folder}.")
     for pick in picks:
         click.echo(f"{pick['node']}  {pick['point']}  {pick['runs']} runs  ({pick['why']})")
+
+
+def _picks(
+    sweep: Sweep, space: Space, folder: Path, seed: int, agents: Sequence[Agent], points: int
+) -> list[dict[str, object]]:
+    controller = Controller(sweep.name, space, sweep.rules, seed)
+    if folder.exists():
+        controller.tell(read_ledger(folder))
+    return [
+        {"node": agent.name, "point_id": point.point_id, "point": point.label, "runs": missing, "why": why}
+        for agent in agents
+        for point, why, missing in controller.preview(agent, points)
+    ][:points]

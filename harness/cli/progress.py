@@ -36,7 +36,12 @@ class BarProgress:
         self._bar.stop()
 
     def planned(self, runs: int) -> None:
-        self._task = self._bar.add_task("measuring", total=runs)
+        if runs:
+            self._task = self._bar.add_task("measuring", total=runs)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None:
         if self._task is not None:
@@ -70,6 +75,10 @@ class LineProgress:
         self._begun_s = self._last_s = time.monotonic()
         if runs:
             print(f"{runs} runs to measure", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line at once."""
+        print(line, file=sys.stderr, flush=True)
 
     def launching(self, agent: Agent, plan: LaunchPlan) -> None:
         self._label = _label(plan)

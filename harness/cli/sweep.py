@@ -10,17 +10,20 @@ import click
 
 from harness.bundled import bundled_path
 from harness.cli.console import console
+from harness.cli.curve import print_rounds, rounds_json
 from harness.cli.progress import sweep_progress
 from harness.clock import WallClock
 from harness.cluster.local import check_cluster, local_agents
 from harness.deployment.sweepfile import DEFAULT_DRAIN, ReplaySpec, Sweep, load_sweep
-from harness.errors import BadInput, HarnessError
+from harness.errors import BadInput, HarnessError, TrainerMissing
 from harness.estimate import estimate_sweep, print_estimate
 from harness.machine import find_gpus
-from harness.space import build_space
+from harness.rounds import Learner, Rounds
+from harness.space import build_space, in_looks
 from harness.store import read_table
 from harness.summary import print_summary, summarise
 from harness.sweep import SweepOrder, SweepOutcome, run_sweep
+from harness.trainer import find_trainer
 from harness.units import parse_duration_s
 from harness.workload.library import find_trace
 from harness.workload.slices import parse_rate
@@ -95,12 +98,15 @@ def sweep(
 ) -> None:
     """Measure every point of a sweep file, five repetitions each, into a results folder.
 
-    Whatever ends it, running it again goes on where it was.
+    Whatever ends it, running it again goes on where it was. With --rounds and --points, points are measured in rounds;
+    where a trainer is installed (the extra analysis), each round after the first takes those that a predictor trained
+    on the rounds before is expected to learn most from, for what they cost.
 
     \b
     Examples:
         harness sweep deployments/simulated-dgx.yaml
         harness sweep my.yaml --budget 6h --points 200
+        harness sweep my.yaml --points 200 --rounds 5
         harness sweep my.yaml --dry-run
     """
     loaded = with_rules(load_sweep(sweep_file(file)), repetitions, max_attempts)
@@ -178,16 +184,30 @@ def _measure(
     budget_s = None if budget is None else parse_duration_s(budget, "--budget")
     space = build_space(sweep, lambda name: find_trace(name, seed), seed)
     if dry_run:
-        print_estimate(estimate_sweep(sweep, space, points, rounds, seed), console(), as_json)
+        planned = in_looks(space) if points is not None and rounds > 1 else space
+        print_estimate(estimate_sweep(sweep, planned, points, rounds, seed), console(), as_json)
+        if points is not None and rounds > 1 and not as_json:
+            click.echo(
+                "Rounds after the first are chosen when those before them are measured: of them the plan shows how many"
+                " points there are and what so many cost, not which."
+            )
         return
-    order = SweepOrder(sweep, folder, seed, points, rounds, budget_s)
+    order, wall = SweepOrder(sweep, folder, seed, points, rounds, budget_s), WallClock()
     with local_agents(sweep, seed, folder) as agents, sweep_progress() as progress:
-        outcome = run_sweep(order, space, agents, progress, WallClock(), shlex.join(sys.argv))
+        in_rounds = None
+        if points is not None and rounds > 1:
+            in_rounds = Rounds(order, space, agents, learner, progress.say, wall)
+        stages = None if in_rounds is None else in_rounds.stages
+        outcome = run_sweep(order, space, agents, progress, wall, shlex.join(sys.argv), stages)
+    learnt = None if in_rounds is None else in_rounds.outcome()
     summary = summarise(read_table(folder, "runs").to_pandas(), outcome.points)
     if as_json:
-        click.echo(json.dumps({"results": str(folder), **_outcome_json(outcome), **summary.as_json()}))
+        curve = {} if learnt is None else {"rounds": rounds_json(learnt)}
+        click.echo(json.dumps({"results": str(folder), **_outcome_json(outcome), **summary.as_json(), **curve}))
     else:
         print_summary(summary, outcome, folder, console())
+        if learnt is not None:
+            print_rounds(learnt, console())
     if outcome.budget_spent:
         click.echo(f"Budget spent: {outcome.runs_left} runs are left; run the same command again to go on.", err=True)
     for name, reasons in outcome.skipped:
@@ -196,6 +216,18 @@ def _measure(
         raise click.exceptions.Exit(HarnessError.exit_code)
     if outcome.skipped or outcome.points_given_up or outcome.probes.given_up:
         raise click.exceptions.Exit(_EXIT_WITH_FAILURES)
+
+
+def learner() -> Learner:
+    """The installed trainer, or why there is none; trainings are silent, since the sweep tells of them."""
+    try:
+        return Learner(find_trainer(), "", _silent)
+    except TrainerMissing as error:
+        return Learner(None, str(error), _silent)
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Watches nothing."""
 
 
 def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from harness.deployment.catalog import Name, model_shape, node_spec, user_path
 from harness.deployment.enginespec import EngineEntry, check_engines, engine_limits, launch_options
 from harness.deployment.rulespec import RulesEntry, measurement_rules
+from harness.deployment.samplingspec import SamplingEntry, SamplingRules, sampling_rules
 from harness.deployment.validation import PositiveInt, Strict, bad_input_of, bounded_s
 from harness.deployment.yamlfile import load_yaml
 from harness.engines.base import LaunchOptions
@@ -79,6 +80,7 @@ class _SweepFile(Strict):
     batches: list[_Batches] = Field(default_factory=list)
     replays: list[_Replay] = Field(default_factory=list)
     measurement: RulesEntry = RulesEntry()
+    sampling: SamplingEntry = SamplingEntry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Sweep:
     batches: tuple[BatchSpace, ...]
     replays: tuple[ReplaySpec, ...]
     rules: MeasurementRules
+    sampling: SamplingRules = SamplingRules()
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -162,6 +165,7 @@ def load_sweep(path: Path) -> Sweep:
         batches=tuple(_batch_space(spec, f"{where}: batches[{index}]") for index, spec in enumerate(file.batches)),
         replays=tuple(_replay_spec(spec, f"{where}: replays[{index}]") for index, spec in enumerate(file.replays)),
         rules=measurement_rules(file.measurement, f"{where}: measurement"),
+        sampling=sampling_rules(file.sampling, f"{where}: sampling"),
     )
 
 

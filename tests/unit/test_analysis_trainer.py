@@ -15,7 +15,9 @@ import pytest
 pytest.importorskip("torch")
 
 from harness.deployment.catalog import model_shape
+from harness.deployment.sweepfile import load_sweep
 from harness.errors import BadInput, Interrupted
+from harness.roundfiles import point_ids, read_rounds
 from harness.store.lock import hold_lock
 from harness.trainer import SPLITS, Question, ScoreOrder, TrainOrder, find_trainer
 from harness_analysis.cards import Card, fingerprint
@@ -33,6 +35,7 @@ from harness_analysis.trainer import TwoGnnTrainer
 from tests.conftest import REPOSITORY
 from tests.integration.support import harness, write_sweep
 from tests.integration.test_docs import PAGES, commands
+from tests.unit.test_rounds import measured
 
 SWEEP = """\
 sweep: small
@@ -431,6 +434,71 @@ def test_what_cannot_run_is_said(change: dict[str, Any], words: str, fitted: tup
     (answer,) = TwoGnnTrainer().predict(quick, (question,)).answers
     assert answer.infeasible == why_not
     assert (answer.total_j is None) == bool(why_not)
+
+
+# What to measure next
+
+
+def test_what_tests_does_not_teach(results: Path) -> None:
+    """By the rule that training divides points by, for points that nobody measured too."""
+    examples = from_runs(results)
+    c = examples.configurations
+    asked = [
+        Question(str(c.gpu[at]), c.shapes[str(c.model[at])], int(c.batch_size[at]), int(c.prompt_tokens[at]),
+                 int(c.generated_tokens[at]), int(c.tp[at]), int(c.pp[at]), int(c.bits[at]))
+        for at in range(len(c))
+    ]  # fmt: skip
+    assert TwoGnnTrainer().teaches(asked).tolist() == (part_of(c) == TRAIN).tolist()
+    assert TwoGnnTrainer().teaches([]).shape == (0,)
+
+
+def test_the_expected_error_is_that_of_the_interval(quick: Path) -> None:
+    """So it is larger for what is unlike all that taught; noise is a few thousandths on the simulated node."""
+    strange = replace(QUESTION, model=model_shape("llama-2-70b"), tp=8)
+    found = TwoGnnTrainer().knowledge(quick, [QUESTION, strange, replace(QUESTION, batch_size=32)])
+    answers = TwoGnnTrainer().predict(quick, (QUESTION, strange)).answers
+    half = [np.log(one.high_j / one.total_j) for one in answers if one.high_j and one.total_j]
+    np.testing.assert_allclose(np.log1p(found.error[:2]) * 1.645, half, rtol=1e-6)
+    assert found.error[1] > found.error[0]
+    assert ((found.noise > 0) & (found.noise < 0.05)).all()
+    # Batches of 8 and 32, all else equal: a factor of four is as far as the other says little.
+    np.testing.assert_allclose(found.coordinates[2] - found.coordinates[0], [1, 0, 0])
+
+
+def test_accuracy_is_weighted_by_traffic(results: Path, tmp_path: Path) -> None:
+    """All on one test point: its own error, and nothing is left to draw; on none: nothing to say."""
+    examples = from_runs(results)
+    test = examples.take(part_of(examples.configurations) == TEST)
+    order = TrainOrder((results,), tmp_path / "two-gnn", traffic={str(test.point_id[0]): 0.3})
+    found = TwoGnnTrainer(QUICK).train(order, nobody).accuracy
+    ours, _ = load(tmp_path / "two-gnn")
+    one = test.take(slice(0, 1))
+    error_pct = 100 * abs(ours.predict(one.configurations).total_j[0] / one.total_j[0] - 1)
+    assert found is not None
+    assert found.n == 1
+    assert (found.mape_pct, found.mape_low_pct, found.mape_high_pct) == pytest.approx((error_pct,) * 3)
+    assert TwoGnnTrainer(QUICK).train(replace(order, traffic={}), nobody).accuracy is None
+    whole = TwoGnnTrainer(QUICK).train(replace(order, traffic=None), nobody).accuracy
+    assert whole is not None
+    assert whole.n == len(test)
+    assert whole.mape_low_pct < whole.mape_pct < whole.mape_high_pct
+
+
+def test_a_sweep_in_rounds_trains_between_them(tmp_path: Path) -> None:
+    """With hardly trained networks: what is picked is new, teaches, and the scores are on the same points."""
+    sweep = load_sweep(write_sweep(tmp_path, ("repetitions: 2", "repetitions: 1"), text=SWEEP))
+    done, outcome = measured(sweep, tmp_path / "out", TwoGnnTrainer(QUICK), 72, 2)
+    assert (done.points_done, done.runs_left) == (
+        sum(len(one.picks) for one in read_rounds(tmp_path / "out", "small")),
+        0,
+    )
+    first, second = read_rounds(tmp_path / "out", "small")
+    assert (first.kind, second.kind) == ("spread", "targeted")
+    assert not point_ids([first]) & point_ids([second])
+    scored = [one.accuracy for one in outcome.scored if one.accuracy]
+    assert len(scored) == 2
+    assert scored[0].n == scored[1].n > 0
+    assert all(one.mape_low_pct <= one.mape_pct <= one.mape_high_pct for one in scored)
 
 
 def test_the_installed_trainer_is_this_one() -> None:

@@ -19,6 +19,7 @@ ANALYSIS_SEES = [
     "harness.statistics",
     "harness.deployment",
     "harness.feasibility",
+    "harness.sampling",
     "harness.trainer",
     "harness.predictorfiles",
 ]
@@ -28,6 +29,7 @@ formulas would be scored on itself."""
 LAYERS = [
     ["harness", "harness.errors"],
     ["harness.units", "harness.clock", "harness.points", "harness.bundled"],
+    ["harness.sampling"],
     ["harness.prompts", "harness.trainer", "harness.predictorfiles"],
     ["harness.meters.base", "harness.engines.base"],
     ["harness.node", "harness.feasibility"],
@@ -41,9 +43,10 @@ LAYERS = [
     ["harness.experiment"],
     ["harness.agent"],
     ["harness.space"],
-    ["harness.probes", "harness.hosts"],
+    ["harness.probes", "harness.hosts", "harness.spending", "harness.roundfiles"],
     ["harness.controller"],
-    ["harness.sweep", "harness.estimate"],
+    ["harness.sweep", "harness.estimate", "harness.targeting"],
+    ["harness.rounds"],
     ["harness.cluster"],
     ["harness.repeatability", "harness.labels"],
     ["harness.summary"],
