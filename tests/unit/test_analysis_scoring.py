@@ -65,6 +65,20 @@ def test_splits_are_pooled_and_seeds_averaged() -> None:
     assert line.coverage_pct == 100
 
 
+def test_fits_side_by_side_answer_as_one_after_the_other() -> None:
+    """Predictors, seeds and splits are put together again in their order, whichever fit is done first."""
+    makes = {"ours": lambda: Fixed("ours", 1.05), "good": lambda: Fixed("good", 1.02)}
+    alone, beside = (
+        # Printed, because a rank that is not there is not equal to itself.
+        [
+            repr(replace(line, fit_s=0.0, predict_s=0.0))
+            for line in tables.scored_all([two_models(), task()], makes, 2, lambda _: None, jobs)
+        ]
+        for jobs in (1, 2)
+    )
+    assert alone == beside
+
+
 def test_ranks_are_of_what_is_asked() -> None:
     """Energies that are all the same have no order, joules per token of different lengths do."""
     assert np.isnan(scoring.scored(task(), Fixed, [0]).rank_correlation)

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="results folders")
     parser.add_argument("--splits", nargs="*", default=[], help="of results folders, such as random, lengths")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="fits at a time; each takes one core [1]")
     parser.add_argument("--only", nargs="*", default=[], help=f"of {', '.join(_EVERY)}")
     parser.add_argument("--out", type=Path, help="write the lines as JSON")
     asked = parser.parse_args(arguments)
@@ -80,8 +81,10 @@ def _table(asked: argparse.Namespace, say: Say) -> list[dict[str, object]]:
     tasks = _tasks(asked)
     makes = _makes(asked)
     if asked.table in PAPER_TABLES:
-        return [asdict(line) for line in paper_tables(tasks, makes, asked.seeds, PAPER_TABLES[asked.table], say)]
-    return [asdict(line) for line in scored_all(tasks, makes, asked.seeds, say)]
+        return [
+            asdict(line) for line in paper_tables(tasks, makes, asked.seeds, PAPER_TABLES[asked.table], say, asked.jobs)
+        ]
+    return [asdict(line) for line in scored_all(tasks, makes, asked.seeds, say, asked.jobs)]
 
 
 def _tasks(asked: argparse.Namespace) -> tuple[Task, ...]:

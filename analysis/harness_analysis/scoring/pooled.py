@@ -1,11 +1,12 @@
 """Answers of one predictor to one task, all its splits together, and what they are worth."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from harness.points import FloatArray, StrArray
 from harness_analysis.examples import Examples
@@ -79,25 +80,51 @@ class Pooled:
 
 def pooled(task: Task, make: Make, seed: int) -> Pooled:
     """Fits on the train side of each split, and asks about its test side."""
-    predicted: list[Prediction] = []
-    fit_s = predict_s = 0.0
-    for split in task.splits:
-        predictor = make()
-        start_s = time.process_time()
-        predictor.fit(task.examples.take(split.train), seed)
-        fitted_s = time.process_time()
-        predicted.append(predictor.predict(task.examples.configurations.take(split.test)))
-        fit_s, predict_s = fit_s + fitted_s - start_s, predict_s + time.process_time() - fitted_s
+    return _together(task, seed, [_answered(task, split, make, seed) for split in task.splits])
+
+
+def pooled_each(task: Task, makes: Iterable[Make], seeds: int, jobs: int = 1) -> Iterator[list[Pooled]]:
+    """For each predictor in turn its answers with seeds 0, 1, ...; `jobs` fits at a time, each in its own process."""
+    makes = list(makes)
+    fits = ((split, make, seed) for make in makes for seed in range(seeds) for split in task.splits)
+    parallel = Parallel(n_jobs=jobs, return_as="generator")
+    answers = iter(parallel(delayed(_answered)(task, split, make, seed) for split, make, seed in fits))
+    for _ in makes:
+        yield [_together(task, seed, [next(answers) for _ in task.splits]) for seed in range(seeds)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answered:
+    """One fit: what it said of its test side, and its processor time."""
+
+    predictor: str
+    prediction: Prediction
+    fit_s: float
+    predict_s: float
+
+
+def _answered(task: Task, split: Split, make: Make, seed: int) -> _Answered:
+    predictor = make()
+    start_s = time.process_time()
+    predictor.fit(task.examples.take(split.train), seed)
+    fitted_s = time.process_time()
+    prediction = predictor.predict(task.examples.configurations.take(split.test))
+    return _Answered(predictor.name, prediction, fitted_s - start_s, time.process_time() - fitted_s)
+
+
+def _together(task: Task, seed: int, answers: Sequence[_Answered]) -> Pooled:
     columns = ("prefill_j", "total_j", "low_j", "high_j")
     return Pooled(
         task=task.name,
-        predictor=predictor.name,
+        predictor=answers[0].predictor,
         seed=seed,
         asked=task.examples.take(np.concatenate([split.test for split in task.splits])),
         split=np.repeat([split.name for split in task.splits], [len(split.test) for split in task.splits]),
-        prediction=Prediction(*(np.concatenate([getattr(one, name) for one in predicted]) for name in columns)),
-        fit_s=fit_s,
-        predict_s=predict_s,
+        prediction=Prediction(
+            *(np.concatenate([getattr(one.prediction, name) for one in answers]) for name in columns)
+        ),
+        fit_s=sum(one.fit_s for one in answers),
+        predict_s=sum(one.predict_s for one in answers),
         per_token=task.per_token,
     )
 

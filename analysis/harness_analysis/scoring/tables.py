@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness_analysis.scoring.pooled import MEAN, Line, Make, ModelLine, Task, line_of, model_lines, pooled
+from harness_analysis.scoring.pooled import MEAN, Line, Make, ModelLine, Task, line_of, model_lines, pooled_each
 
 Say = Callable[[str], None]
 HEADER = (
@@ -34,14 +34,18 @@ def verdict(lines: Sequence[Line]) -> str:
     return f"better than ours: {', '.join(better) or 'none'}"
 
 
-def scored_all(tasks: Iterable[Task], makes: Mapping[str, Make], seeds: int, say: Say) -> list[Line]:
-    """A line for each task and predictor; `say` gets each as it is ready, and what beats ours after each task."""
+def scored_all(tasks: Iterable[Task], makes: Mapping[str, Make], seeds: int, say: Say, jobs: int = 1) -> list[Line]:
+    """A line for each task and predictor; `say` gets each as it is ready, and what beats ours after each task.
+
+    Args:
+        jobs: fits at a time.
+    """
     lines: list[Line] = []
     for task in tasks:
         say(f"\n{task.name}: {len(task.splits)} split(s), {len(task.examples)} examples, {seeds} seed(s)\n{HEADER}")
         mine: list[Line] = []
-        for make in makes.values():
-            mine.append(line_of([pooled(task, make, seed) for seed in range(seeds)]))
+        for answers in pooled_each(task, makes.values(), seeds, jobs):
+            mine.append(line_of(answers))
             say(shown(mine[-1]))
         say(verdict(mine))
         lines += mine
@@ -49,16 +53,16 @@ def scored_all(tasks: Iterable[Task], makes: Mapping[str, Make], seeds: int, say
 
 
 def paper_tables(
-    tasks: Iterable[Task], makes: Mapping[str, Make], seeds: int, scores: Sequence[str], say: Say
+    tasks: Iterable[Task], makes: Mapping[str, Make], seeds: int, scores: Sequence[str], say: Say, jobs: int = 1
 ) -> list[ModelLine]:
-    """For each task and each of `scores` a table of models and their mean by predictors.
+    """For each task and each of `scores` a table of models and their mean by predictors; `jobs` fits at a time.
 
     Returns:
         The lines of all predictors and models, with all their scores.
     """
     lines: list[ModelLine] = []
     for task in tasks:
-        answers = {name: [pooled(task, make, seed) for seed in range(seeds)] for name, make in makes.items()}
+        answers = dict(zip(makes, pooled_each(task, makes.values(), seeds, jobs), strict=True))
         mine = {name: model_lines(found) for name, found in answers.items()}
         for score in scores:
             say(f"\n{task.name}: {_TITLES[score]}, mean of {seeds} seed(s)")
