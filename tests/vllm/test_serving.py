@@ -56,8 +56,9 @@ def assert_sums_agree(served: Served) -> None:
 def assert_times_in_order(served: Served) -> None:
     requests = served.requests
     assert (requests.scheduled_s <= requests.sent_s).all()
-    # Stamped after the write, by a client that may have had to wait for a processor in between.
-    assert (requests.sent_s <= requests.admitted_s + 5e-3).all()
+    # Stamped after the write, by a client that may have waited for a processor in between: on two of them, both held
+    # by the engine's spinning workers, that takes several slices of the scheduler.
+    assert (requests.sent_s <= requests.admitted_s + 0.05).all()
     assert (requests.admitted_s < requests.first_token_s).all()
     assert (requests.first_token_s <= requests.finished_s).all()
     assert (requests.queue_s >= 0).all()
