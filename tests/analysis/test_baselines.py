@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("sklearn")
-
 from harness.deployment.catalog import model_shape
 from harness.points import FloatArray
 from harness_analysis.baselines import trees

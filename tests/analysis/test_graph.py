@@ -13,7 +13,7 @@ from harness_analysis.graph import (
     global_features,
     node_features,
 )
-from tests.unit.test_analysis_features import one
+from tests.analysis.test_features import one
 
 NETWORK = [NODES.index(name) for name in ("attn_all_reduce", "mlp_all_reduce", "send_recv")]
 

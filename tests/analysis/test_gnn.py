@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("safetensors")
-
 import torch
 
 from harness.deployment.catalog import model_shape
@@ -43,6 +39,9 @@ from harness_analysis.gnn.train import Schedule, train
 from harness_analysis.gpus import known_gpus
 from harness_analysis.graph import KERNEL_TYPES, NODE_FEATURES, NODES
 from harness_analysis.metrics import coverage_pct, mape_pct
+
+# torch_geometric scripts some of its functions, which torch deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-3-8b")
 QUICK = Settings(schedule=Schedule(epochs=30, batch_size=64, learning_rate=5e-3, weight_decay=1e-3, clip=1.0))
@@ -93,7 +92,8 @@ def fitted() -> Ours:
 @pytest.mark.parametrize("unit_length", [False, True])
 def test_the_dense_layer_is_torch_geometric_s(unit_length: bool) -> None:
     """On a graph with parallel edges and a node that nothing points to, which has a mean of zero."""
-    convolutions = pytest.importorskip("torch_geometric.nn")
+    from torch_geometric import nn as convolutions
+
     edges = np.array([[0, 1, 1, 2, 4, 4], [1, 2, 3, 3, 3, 3]])
     layer = DenseSage(5, 7, edges, 6, unit_length)
     theirs = convolutions.SAGEConv(5, 7, normalize=unit_length)
@@ -106,7 +106,6 @@ def test_the_dense_layer_is_torch_geometric_s(unit_length: bool) -> None:
 
 def test_the_dense_network_is_torch_geometric_s() -> None:
     """The same weights on graphs as objects, collated into batches, give the same answers."""
-    pytest.importorskip("torch_geometric")
     from harness_analysis.gnn.pyg import PygNetwork, answers, graphs
 
     inputs = InputScaling.of(raw := graph_inputs(Physics.of(drawn(10))))(raw)

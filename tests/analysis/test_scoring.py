@@ -7,11 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-pytest.importorskip("torch_geometric")
-pytest.importorskip("safetensors")
-
 from harness.deployment.catalog import model_shape
 from harness.errors import BadInput
 from harness.points import FloatArray
