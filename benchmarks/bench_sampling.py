@@ -28,11 +28,12 @@ from harness.sampling.base import Candidates, Knowledge
 PACKAGES = ["numpy", "scikit-learn", "torch"]
 FIRST_SEED = 0
 GNN_SEEDS = 2
-"""A 2-GNN trains for a minute, so fewer seeds and sizes show it."""
+"""A 2-GNN trains for up to half a minute, so fewer seeds, sizes and strategies show it."""
 SIZES = (250, 500, 750, 1000, 1400, 2000, 2800, 3600)
 """Points after each round. Longer rounds than these save launches, shorter ones points."""
 RELEASED_SIZES = (100, 200, 300, 450, 600, 1000, 1500, 2200)
-GNN_SIZES = (50, 100, 200, 400)
+GNN_SIZES = (250, 500, 1000, 2000, 3600)
+GNN_RELEASED_SIZES = (50, 100, 200, 400)
 ACCURACIES_PCT: dict[str, dict[str, tuple[float, ...]]] = {
     "simulated": {"usual": (3.5, 3.0, 2.5), "uniform": (4.5, 4.0, 3.5), "long": (7.0, 6.0)},
     "released": {"val": (5.0, 3.5, 2.5), "val, long": (3.0, 2.0)},
@@ -78,12 +79,18 @@ class Run:
 
 
 def race(
-    make_pool: Callable[[int], Pool], learner: Callable[[], Learner], sizes: Sequence[int], seed: int
+    make_pool: Callable[[int], Pool],
+    learner: Callable[[], Learner],
+    sizes: Sequence[int],
+    seed: int,
+    only: Sequence[str] = (),
 ) -> list[Run]:
-    """All strategies of one seed."""
+    """All strategies of one seed, or those named."""
     pool = make_pool(seed)
     found = []
     for entry in entries(pool.name):
+        if only and entry.name not in only:
+            continue
         marks, chosen = curve(pool, entry.strategy, entry.name in ONE_CAMPAIGN, learner, sizes, seed)
         single = launches_one_by_one(pool, chosen, pool.traffic["usual"]) if pool.gpu_s is not None else 0
         found.append(
@@ -247,7 +254,9 @@ def main() -> None:
     jobs += [partial(race, partial(released_pool, options.public), Forest, RELEASED_SIZES, seed) for seed in seeds]
     if not options.no_gnn:
         few = list(seeds)[:GNN_SEEDS]
-        jobs += [partial(race, partial(released_pool, options.public), Gnn, GNN_SIZES, seed) for seed in few]
+        pools = partial(simulated_pool, folder), partial(released_pool, options.public)
+        jobs += [partial(race, pools[0], Gnn, GNN_SIZES, seed, ("random", "targeted")) for seed in few]
+        jobs += [partial(race, pools[1], Gnn, GNN_RELEASED_SIZES, seed) for seed in few]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
         runs = [run for found in [workers.submit(job) for job in jobs] for run in found.result()]
     accuracies, asks = list(accuracy_rows(runs)), list(ask_rows())

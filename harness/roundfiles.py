@@ -20,7 +20,7 @@ from harness.store.files import disk_errors, make_folder
 from harness.trainer import Accuracy
 
 FOLDER = "rounds"
-SPREAD, TARGETED = "spread", "targeted"
+DRAWN, SPREAD, TARGETED = "drawn", "spread", "targeted"
 """Kinds of round: the next points of a well-spread order; those that are expected to help a predictor most."""
 
 
@@ -38,7 +38,7 @@ class Round:
 
     Attributes:
         number: from 1.
-        kind: `spread` or `targeted`.
+        kind: `drawn` (a first look), `spread` (the space in its order) or `targeted`.
         seed: of the sweep; another seed has other points.
         picks: in the order to take them; those of one deployment follow one another.
         based_on: fingerprint of the runs that there were (`runs_fingerprint`).

@@ -1,4 +1,4 @@
-"""A sweep in rounds: a first well-spread one, then those that its trainer's predictor is expected to learn most from.
+"""A sweep in rounds: a first look, drawn by the traffic; then those points that a predictor would learn most from.
 
     round 1 | train, score | choose | round 2 | train, score | choose | ... | probes
 
@@ -17,12 +17,13 @@ from harness.clock import Clock
 from harness.errors import BadInput
 from harness.predictorfiles import predictor_of
 from harness.records import SETTLED
-from harness.roundfiles import SPREAD, TARGETED, Pick, Round, Scored
+from harness.roundfiles import DRAWN, SPREAD, TARGETED, Pick, Round, Scored
+from harness.sampling.candidates import Cost
 from harness.space import Space, by_deployment, in_looks
 from harness.spending import costs, gpu_hours, spending
 from harness.store import read_ledger
 from harness.sweep import Stage, SweepOrder, can_run
-from harness.targeting import picked, spread, targeted, traffic_of
+from harness.targeting import drawn, picked, spread, targeted, traffic_of
 from harness.trainer import Accuracy, Trainer, TrainOrder, Watch
 
 LEAST_TESTS = 20
@@ -96,7 +97,7 @@ class Rounds:
         """
         rounds = self.begun()
         if not rounds:
-            rounds.append(self._begin(rounds, SPREAD, spread(self._space, self._feasible, frozenset(), self._points)))
+            rounds.append(self._first())
         while True:
             yield Stage(self._space_of(rounds), probing=False)
             scored = self._score(rounds)
@@ -156,6 +157,22 @@ class Rounds:
     def _space_of(self, rounds: list[Round]) -> Space:
         groups = (group for made in rounds for group in picked(self._space, made.picks))
         return Space(tuple(groups), self._space.schedules)
+
+    def _first(self) -> Round:
+        """Drawn by the traffic; in the order of the space where nobody learns, or nothing can run."""
+        picks: tuple[Pick, ...] = ()
+        if self._learner.trainer is not None:
+            rules = self._order.sweep.sampling
+            picks = drawn(self._space, self._feasible, self._costs(), self._points, rules.traffic, self._order.seed)
+        if picks:
+            return self._begin([], DRAWN, picks)
+        return self._begin([], SPREAD, spread(self._space, self._feasible, frozenset(), self._points))
+
+    def _costs(self) -> dict[str, Cost]:
+        """What a launch and a point take, by the runs there are."""
+        results, sweep = self._order.results, self._order.sweep
+        spent = spending(results, sweep.name, sweep.rules) if results.is_dir() else {}
+        return costs(spent, sweep.nodes, sweep.rules.repetitions)
 
     def _begin(self, rounds: list[Round], kind: str, picks: tuple[Pick, ...], gpu_s: float | None = None) -> Round:
         results = self._order.results
@@ -252,14 +269,13 @@ class Rounds:
 
     def _targeted(self, rounds: list[Round], trainer: Trainer) -> tuple[tuple[Pick, ...], float]:
         results, sweep = self._order.results, self._order.sweep
-        spent = spending(results, sweep.name, sweep.rules) if results.is_dir() else {}
         return targeted(
             self._space,
             self._feasible,
             roundfiles.point_ids(rounds) | self._settled(),
             trainer,
             predictor_of((results,)),
-            costs(spent, sweep.nodes, sweep.rules.repetitions),
+            self._costs(),
             self._points,
             self._gpu_s_left(),
             sweep.sampling.traffic,

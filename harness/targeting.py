@@ -5,11 +5,12 @@ for tests stays what the first round measured, so that scores of all rounds are 
 """
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from harness.points import BatchWorkload, Point
+from harness.points import BatchWorkload, Deployment, Point
 from harness.roundfiles import Pick
 from harness.sampling.acquisition import choose, worth
 from harness.sampling.candidates import Cost, Traffic, candidates_of
@@ -42,8 +43,7 @@ def targeted(
     Raises:
         BadInput: a predictor that cannot be used, a GPU that the trainer does not know.
     """
-    open_ = [item.point for group in space.groups for item in group.candidates if _is_batch(item.point)]
-    open_ = [point for point in open_ if feasible(point)]
+    open_ = _batches(space, feasible)
     questions = [question_of(point) for point in open_]
     teaches = trainer.teaches(questions)
     kept = np.flatnonzero(teaches).tolist()
@@ -60,10 +60,39 @@ def targeted(
     return tuple(Pick(open_[at].point_id, why) for at, why in picks), found.gpu_s
 
 
+def drawn(
+    space: Space, feasible: Feasible, costs: Mapping[str, Cost], points: int, traffic: Traffic = "usual", seed: int = 0
+) -> tuple[Pick, ...]:
+    """A first look at the space, before anything is known: `points` picks in launch order.
+
+    Deployments are drawn, each as likely as its traffic per GPU-second; batches of one are drawn too, and its replays
+    come with them. What tests is among them, as often as elsewhere. None where the space has no batches that can run.
+    """
+    open_ = _batches(space, feasible)
+    if not open_:
+        return ()
+    found = choose(candidates_of(open_, np.zeros(len(open_), np.bool_), costs, traffic), None, points, seed=seed)
+    replays: dict[Deployment, list[Pick]] = {}
+    for group in space.groups:
+        for item in group.candidates:
+            if not _is_batch(item.point) and feasible(item.point):
+                replays.setdefault(group.deployment, []).append(Pick(item.point.point_id, item.why))
+    picks: list[Pick] = []
+    by_launch = groupby(zip(found.position.tolist(), found.why, strict=True), lambda pick: open_[pick[0]].deployment)
+    for deployment, launch in by_launch:
+        picks += [Pick(open_[at].point_id, why) for at, why in launch]
+        picks += replays.get(deployment, [])
+    return tuple(picks[:points])
+
+
+def _batches(space: Space, feasible: Feasible) -> list[Point]:
+    points = (item.point for group in space.groups for item in group.candidates)
+    return [point for point in points if _is_batch(point) and feasible(point)]
+
+
 def traffic_of(space: Space, feasible: Feasible, traffic: Traffic) -> dict[str, float]:
     """By id of each batch point that can run, the share of the traffic that it stands for; together 1."""
-    points = [item.point for group in space.groups for item in group.candidates if _is_batch(item.point)]
-    points = [point for point in points if feasible(point)]
+    points = _batches(space, feasible)
     nothing = dict.fromkeys({point.deployment.gpu for point in points}, Cost(0.0, 0.0))
     share = candidates_of(points, np.zeros(len(points), np.bool_), nothing, traffic).prevalence
     return {point.point_id: value for point, value in zip(points, share.tolist(), strict=True)}

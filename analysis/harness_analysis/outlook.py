@@ -16,7 +16,7 @@ from harness_analysis.baselines.whitebox import levels
 from harness_analysis.cards import Card
 from harness_analysis.configurations import Configurations
 from harness_analysis.gnn.ours import Ours
-from harness_analysis.predictor import INTERVAL_PCT
+from harness_analysis.predictor import INTERVAL_PCT, Prediction
 from harness_analysis.questions import as_learnt, configurations_of
 
 _HALF_WIDTHS = 1.645
@@ -41,10 +41,15 @@ def knowledge(
     found = ours.predict(c)
     lengths = np.stack([c.batch_size, c.prompt_tokens, c.generated_tokens], axis=1)
     return Knowledge(
-        error=np.expm1(np.log(found.high_j / found.total_j) / _HALF_WIDTHS),
+        error=expected_error(found),
         noise=_noise_of(levels(c)[-1], levels(measured)[-1], noise),
         coordinates=np.log2(lengths) / _OCTAVES,
     )
+
+
+def expected_error(found: Prediction) -> FloatArray:
+    """(n,) relative error of a standard deviation, by the intervals of n predictions."""
+    return np.asarray(np.expm1(np.log(found.high_j / found.total_j) / _HALF_WIDTHS), np.float64)
 
 
 def learnt(questions: Sequence[Question], card: Card) -> list[Question]:

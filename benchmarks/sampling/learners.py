@@ -12,7 +12,8 @@ from harness_analysis.baselines.whitebox import WhiteBox
 from harness_analysis.configurations import Configurations
 from harness_analysis.examples import Examples
 from harness_analysis.gnn.ours import Ours, folds_of
-from sampling.pools import whole_of
+from harness_analysis.outlook import expected_error
+from sampling.pools import Pool, whole_of
 
 _TREES = 60
 _FOLDS = 4
@@ -21,14 +22,15 @@ _LEAST_ERROR = 0.003
 
 
 class Learner(Protocol):
-    """`unseen` is of each example the relative error of a model that had not seen it, after `fit`."""
-
     name: str
-    unseen: FloatArray
 
     def fit(self, examples: Examples, seed: int) -> None: ...
 
     def predict(self, configurations: Configurations) -> FloatArray: ...
+
+    def expected_error(self, at: FloatArray, pool: Pool, seed: int) -> FloatArray:
+        """(pool,) relative errors that it expects there after `fit` to examples at (n, d) `at`."""
+        ...
 
 
 class PhysicsForest:
@@ -37,7 +39,7 @@ class PhysicsForest:
     name = "white box + forest"
 
     def __init__(self) -> None:
-        self.unseen: FloatArray = np.zeros(0)
+        self._unseen: FloatArray = np.zeros(0)
 
     def fit(self, examples: Examples, seed: int) -> None:
         c = examples.configurations
@@ -54,11 +56,14 @@ class PhysicsForest:
         )
         with threadpool_limits(limits=1):
             self._forest.fit(whole_of(c), left)
-        self.unseen = np.abs(np.expm1(np.nan_to_num(self._forest.oob_prediction_) - left))
+        self._unseen = np.abs(np.expm1(np.nan_to_num(self._forest.oob_prediction_) - left))
 
     def predict(self, configurations: Configurations) -> FloatArray:
         left = self._forest.predict(whole_of(configurations))
         return np.asarray(self._box.predict(configurations).total_j * np.exp(left), np.float64)
+
+    def expected_error(self, at: FloatArray, pool: Pool, seed: int) -> FloatArray:
+        return _elsewhere(at, self._unseen, pool.whole, seed)
 
 
 class Forest:
@@ -67,38 +72,39 @@ class Forest:
     name = "random forest"
 
     def __init__(self) -> None:
-        self.unseen: FloatArray = np.zeros(0)
+        self._unseen: FloatArray = np.zeros(0)
 
     def fit(self, examples: Examples, seed: int) -> None:
         target = np.log(examples.total_j)
         self._forest = RandomForestRegressor(100, oob_score=True, random_state=seed)
         with threadpool_limits(limits=1):
             self._forest.fit(raw_columns(examples.configurations), target)
-        self.unseen = np.abs(np.expm1(np.nan_to_num(self._forest.oob_prediction_, nan=target.mean()) - target))
+        self._unseen = np.abs(np.expm1(np.nan_to_num(self._forest.oob_prediction_, nan=target.mean()) - target))
 
     def predict(self, configurations: Configurations) -> FloatArray:
         return np.exp(self._forest.predict(raw_columns(configurations)))
 
+    def expected_error(self, at: FloatArray, pool: Pool, seed: int) -> FloatArray:
+        return _elsewhere(at, self._unseen, pool.whole, seed)
+
 
 class Gnn:
-    """The project's 2-GNN."""
+    """The project's 2-GNN, and what a sweep in rounds expects of it."""
 
     name = "2-GNN"
-
-    def __init__(self) -> None:
-        self.unseen: FloatArray = np.zeros(0)
 
     def fit(self, examples: Examples, seed: int) -> None:
         self._gnn = Ours()
         self._gnn.fit(examples, seed)
-        assert self._gnn.held_out is not None
-        self.unseen = np.abs(self._gnn.held_out.total_j / examples.total_j - 1)
 
     def predict(self, configurations: Configurations) -> FloatArray:
         return self._gnn.predict(configurations).total_j
 
+    def expected_error(self, at: FloatArray, pool: Pool, seed: int) -> FloatArray:
+        return expected_error(self._gnn.predict(pool.examples.configurations))
 
-def expected_error(at: FloatArray, unseen: FloatArray, everywhere: FloatArray, seed: int) -> FloatArray:
+
+def _elsewhere(at: FloatArray, unseen: FloatArray, everywhere: FloatArray, seed: int) -> FloatArray:
     """(n,) relative errors that are expected `everywhere`, from those at the measured points."""
     forest = RandomForestRegressor(_TREES, min_samples_leaf=5, max_features=0.5, random_state=seed)
     with threadpool_limits(limits=1):

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.points import FloatArray, IntArray
 from harness.sampling.acquisition import HALVING_POINTS
-from sampling.learners import Learner, expected_error
+from sampling.learners import Learner
 from sampling.pools import Pool
 from sampling.strategies import Strategy
 
@@ -50,7 +50,7 @@ def curve(
         learner.fit(pool.examples.take(have), seed)
         scores = {name: probes.mape_pct(learner.predict(probes.configurations)) for name, probes in pool.probes.items()}
         if not one_campaign:
-            error = expected_error(pool.whole[have], learner.unseen, pool.whole, seed)
+            error = learner.expected_error(pool.whole[have], pool, seed)
         marks.append(Mark(size + pool.paid, launches, _gpu_h(pool, have, launches), scores))
     return marks, chosen
 

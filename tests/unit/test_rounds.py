@@ -22,7 +22,7 @@ from harness.deployment.sweepfile import Sweep, load_sweep
 from harness.errors import BadInput, Interrupted, UnreadableFile
 from harness.feasibility import node_obstacle
 from harness.points import BatchWorkload, BoolArray, Deployment, Point
-from harness.roundfiles import SPREAD, TARGETED, Pick, Round, begin, point_ids, read_rounds
+from harness.roundfiles import DRAWN, SPREAD, TARGETED, Pick, Round, begin, point_ids, read_rounds
 from harness.rounds import Learner, Rounds, RoundsOutcome
 from harness.sampling.base import Knowledge
 from harness.sampling.candidates import Cost, candidates_of, shares
@@ -31,7 +31,7 @@ from harness.space import Space, build_space, in_looks
 from harness.spending import LAUNCH_S, costs, gpu_hours, spending
 from harness.store import read_ledger
 from harness.sweep import SweepOrder, SweepOutcome, can_run, run_sweep
-from harness.targeting import question_of, targeted
+from harness.targeting import drawn, question_of, targeted
 from harness.trainer import (
     GROUP,
     Accuracy,
@@ -48,6 +48,7 @@ from harness.trainer import (
     TrainOrder,
     Watch,
 )
+from harness.workload.library import find_trace
 from tests.unit.builders import batch_point, deployment, write_sweep
 
 WIDE = (
@@ -196,11 +197,12 @@ def test_rounds_never_repeat_a_point_nor_take_one_that_cannot_run(
         chosen = [by_id[pick.point_id] for pick in one.picks]
         feasible = [point for point in chosen if not node_obstacle(point, nodes[point.deployment.gpu])]
         assert len(feasible) <= points
-        if one.kind == TARGETED:
+        if one.kind in (DRAWN, TARGETED):
             assert len(feasible) == len(chosen)
-            assert not any(is_test(question_of(point)) for point in chosen), "what tests never teaches"
             assert len({point.deployment for point in chosen}) == launches(chosen), "no launch twice in a round"
-    assert (made[0][0].kind, made[0][0].number) == (SPREAD, 1)
+        if one.kind == TARGETED:
+            assert not any(is_test(question_of(point)) for point in chosen), "what tests never teaches"
+    assert (made[0][0].kind, made[0][0].number) == (DRAWN if learns else SPREAD, 1)
 
 
 def launches(chosen: list[Point]) -> int:
@@ -230,6 +232,22 @@ def test_a_first_round_is_over_many_deployments(wide: Sweep) -> None:
     first = looked.first(30, can_run(agents_of(wide)))
     feasible = [group for group in first.groups if any(can_run(agents_of(wide))(c.point) for c in group.candidates)]
     assert len({group.deployment for group in feasible}) >= 6
+
+
+def test_a_drawn_round_takes_the_replays_of_its_deployments(tmp_path: Path) -> None:
+    """They share the launch; and all together are no more points than a round has."""
+    replays = "replays: [{trace: day.csv, duration: 4s}]"
+    (tmp_path / "day.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(f"2023-11-16 18:00:0{second}.0000000,100,20\n" for second in range(9))
+    )
+    sweep = load_sweep(write_sweep(tmp_path, ("measurement:", f"{replays}\nmeasurement:")))
+    space = build_space(sweep, lambda name: find_trace(str(tmp_path / name), 0), 0)
+    by_id = {item.point.point_id: item.point for group in space.groups for item in group.candidates}
+    picks = [by_id[pick.point_id] for pick in drawn(space, can_run(agents_of(sweep)), costs({}, sweep.nodes, 2), 5)]
+    kinds = [isinstance(point.workload, BatchWorkload) for point in picks]
+    assert kinds == [True, True, False, True, True]
+    assert launches(picks) == 2
 
 
 # Traffic and cost
@@ -277,7 +295,7 @@ def test_a_sweep_in_rounds_learns_between_them_and_says_how_good_it_is(small: Sw
     stand_in = StandIn()
     done, outcome = measured(small, tmp_path / "out", stand_in, 4, 3)
     assert (done.points_done, done.runs_left) == (12, 0)
-    assert [(one.kind, one.points) for one in outcome.scored] == [(SPREAD, 4), (TARGETED, 8), (TARGETED, 12)]
+    assert [(one.kind, one.points) for one in outcome.scored] == [(DRAWN, 4), (TARGETED, 8), (TARGETED, 12)]
     assert [one.accuracy.mape_pct for one in outcome.scored if one.accuracy] == [20.0, 10.0, 5.0]
     hours = [one.gpu_hours for one in outcome.scored]
     assert 0 < hours[0] < hours[1] < hours[2]
@@ -351,7 +369,9 @@ def test_where_nothing_can_be_learnt_rounds_fill_the_space(
     in_rounds = rounds_of(small, tmp_path / "out", stand_in, 6, 9, said)
     sizes = [len(stage.space) for stage in in_rounds.stages()]
     assert sizes == [6, 12, 16, 16]
-    assert {one.kind for one in read_rounds(tmp_path / "out", "small")} == {SPREAD}
+    first, *others = read_rounds(tmp_path / "out", "small")
+    assert first.kind == (SPREAD if stand_in is None else DRAWN), "a trainer that has learnt nothing yet"
+    assert {one.kind for one in others} == {SPREAD}
     outcome = in_rounds.outcome()
     assert outcome.stopped == "every point that can run is measured"
     why = "no trainer is installed" if stand_in is None else "at least 40"
@@ -457,8 +477,8 @@ def test_the_command_closes_with_the_learning_curve(
     asked = ("sweep", small.path, "--results", "out", "--points", "4", "--rounds", "2")
     done = said(monkeypatch, tmp_path, *asked)
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[:3] for line in lines if line[1:2] in ([SPREAD], [TARGETED])] == [
-        ["1", SPREAD, "4"],
+    assert [line[:3] for line in lines if line[1:2] in ([DRAWN], [TARGETED])] == [
+        ["1", DRAWN, "4"],
         ["2", TARGETED, "8"],
     ]
     assert "MAPE 20.0% (19.0 to 21.0), EBA10 80% (79 to 100) on 40 test points" in done.stderr
@@ -466,7 +486,7 @@ def test_the_command_closes_with_the_learning_curve(
         assert line in done.stdout
     found = json.loads(said(monkeypatch, tmp_path, *asked, "--json").stdout)["rounds"]
     assert [(one["kind"], one["points"], one["accuracy"]["mape_pct"]) for one in found["scored"]] == [
-        (SPREAD, 4, 20.0), (TARGETED, 8, 10.0),
+        (DRAWN, 4, 20.0), (TARGETED, 8, 10.0),
     ]  # fmt: skip
     assert found["stopped"] == "all 2 rounds are done"
     picks = said(monkeypatch, tmp_path, "next", small.path, "--results", "out", "--points", "2").stdout.splitlines()
