@@ -9,7 +9,8 @@ Launches are taken in the order of that ratio with m = `PER_LAUNCH` points; a la
 while they are worth more than another launch. Error is what is expected above the noise of repetitions.
 
 While nothing is known, launches are drawn instead, each as likely as its ratio: the best ones alone are all cheap and
-common, and teach a predictor nothing of the others. None gets further points until all have some.
+common, and teach a predictor nothing of the others. None gets further points until all have some. A share of each later
+choice (`EXPLORED`) is drawn so too, whatever the expected errors say: they are wrong where nothing was measured.
 
 Within a launch those points are taken that leave the traffic of the deployment nearest to a measured one (a weighted
 k-median, greedily), so that they differ from one another and from what is there.
@@ -31,6 +32,8 @@ need fewer points. (Seen on a simulated pool other than the one that is reported
 TRUST = 0.5
 """Power of the expected error: 0 ignores it, 1 believes that all of it can be measured away. Errors that stay large
 where much was measured are those that the predictor cannot learn."""
+EXPLORED = 0.1
+"""Share of the points that are drawn by traffic and cost alone."""
 _FAR = 3.0
 """Distance from which on a measured point says nothing."""
 
@@ -58,7 +61,8 @@ def choose(
     found: list[int] = []
     why: list[str] = []
     spent_s = 0.0
-    for launch, count in _counts(candidates, knowledge, points, gpu_s, seed).items():
+    counts, explored = _counts(candidates, knowledge, points, gpu_s, seed)
+    for launch, count in counts.items():
         started_s = float(candidates.launch_gpu_s[launch])
         for position in _spread(candidates, coordinates, members[launch], count):
             cost_s = started_s + float(candidates.gpu_s[position])
@@ -68,13 +72,13 @@ def choose(
             spent_s, started_s = spent_s + cost_s, 0.0
             found.append(position)
             share = float(value[launch] / max(value.sum(), 1e-300))
-            why.append(_reason(share, None if knowledge is None else int(measured[launch])))
+            why.append(_reason(share, None if launch in explored else int(measured[launch])))
     return Picks(np.array(found, np.int64), tuple(why), spent_s)
 
 
 def _reason(share: float, measured: int | None) -> str:
     if measured is None:
-        return f"a first look: {100 * share:.2g}% of the traffic"
+        return "drawn by its traffic, whatever is known"
     known = f"{measured} points measured there" if measured else "nothing measured there"
     return f"{100 * share:.2g}% of the traffic's expected error, {known}"
 
@@ -102,8 +106,8 @@ def _left(measured: IntArray | FloatArray) -> FloatArray:
 
 def _counts(
     candidates: Candidates, knowledge: Knowledge | None, points: int, gpu_s: float, seed: int
-) -> dict[int, int]:
-    """How many points each launch gets, in the order in which launches were chosen."""
+) -> tuple[dict[int, int], frozenset[int]]:
+    """How many points each launch gets, in the order in which launches were chosen; and those that were drawn."""
     launches = len(candidates.launch_gpu_s)
     measured = np.bincount(candidates.launch[candidates.measured], minlength=launches)
     free = np.bincount(candidates.launch[~candidates.measured], minlength=launches)
@@ -112,13 +116,20 @@ def _counts(
     value = worth(candidates, knowledge)
     more = np.minimum(PER_LAUNCH, free)
     fall = value * (_left(measured) - _left(measured + more))
-    top = np.where(free > 0, fall / np.maximum(candidates.launch_gpu_s + more * point_s, 1e-9), -np.inf)
+    cost_s = np.maximum(candidates.launch_gpu_s + more * point_s, 1e-9)
     random = np.random.default_rng(seed)
     # Equals in a random order, the same for the same seed.
     tie = random.random(launches)
     # The least of exponential times of these rates: a draw without replacement, each as likely as its ratio.
-    first = -top if knowledge is not None else random.exponential(size=launches) / np.maximum(top, 1e-300)
-    heap = [(knowledge is not None, first[one], tie[one], one) for one in np.flatnonzero(free).tolist()]
+    rate = worth(candidates, None) * (_left(measured) - _left(measured + more)) / cost_s
+    # What repetitions scatter by is known also where little was measured.
+    drawn = np.where((free > 0) & (value > 0), random.exponential(size=launches) / np.maximum(rate, 1e-300), np.inf)
+    to_draw = launches if knowledge is None else int(EXPLORED * points / PER_LAUNCH + random.random())
+    explored = frozenset(np.argsort(drawn, kind="stable")[: min(to_draw, np.isfinite(drawn).sum())].tolist())
+    heap = [
+        (False, drawn[one], tie[one], one) if one in explored else (True, -fall[one] / cost_s[one], tie[one], one)
+        for one in np.flatnonzero(free).tolist()
+    ]
     heapq.heapify(heap)
     taken: dict[int, int] = {}
     while heap and points > 0:
@@ -134,7 +145,11 @@ def _counts(
             now = measured[launch] + taken[launch]
             further = value[launch] * float(_left(now) - _left(now + 1))
             heapq.heappush(heap, (True, -further / max(point_s[launch], 1e-9), tie[launch], launch))
-    return taken
+    if knowledge is not None:
+        taken = {
+            launch: taken[launch] for launch in sorted(taken, key=lambda one: (-fall[one] / cost_s[one], tie[one]))
+        }
+    return taken, explored
 
 
 def _spread(candidates: Candidates, coordinates: FloatArray, members: IntArray, count: int) -> list[int]:

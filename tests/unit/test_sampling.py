@@ -104,6 +104,16 @@ def test_a_first_look_is_drawn_and_not_the_cheapest_alone() -> None:
     assert set(first.tolist()) != set(other.tolist())
 
 
+def test_a_share_is_drawn_whatever_is_expected() -> None:
+    """A predictor that takes itself for sure in most places would never hear that it is wrong there."""
+    candidates, knowledge = uniform(200, 20)
+    knowledge.error[candidates.launch >= 50] = 1e-4
+    picks = choose(candidates, knowledge, 240, seed=1)
+    sure = np.unique(candidates.launch[picks.position][candidates.launch[picks.position] >= 50])
+    assert 1 <= len(sure) <= 0.1 * 240 / PER_LAUNCH + 1
+    assert sum(why.startswith("drawn") for why in picks.why) >= PER_LAUNCH * len(sure)
+
+
 def test_points_of_a_launch_differ() -> None:
     """Of 20 places on a line four are taken that leave none far from all of them."""
     candidates, knowledge = uniform(1, 20)
