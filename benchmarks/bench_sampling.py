@@ -62,6 +62,8 @@ def entries(pool: str) -> list[Entry]:
     # Told of the same traffic that the probes have.
     told = [Entry("targeted", targeted("usual"), ("usual", "long"))]
     told += [Entry("targeted", targeted("uniform"), ("uniform",))]
+    few = "targeted, 2 a launch"
+    told += [Entry(few, targeted("usual", 2), ("usual", "long")), Entry(few, targeted("uniform", 2), ("uniform",))]
     return [*told, *others, Entry("random by traffic", by_prevalence, ("usual", "long"))]
 
 

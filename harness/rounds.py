@@ -163,7 +163,7 @@ class Rounds:
         picks: tuple[Pick, ...] = ()
         if self._learner.trainer is not None:
             rules = self._order.sweep.sampling
-            picks = drawn(self._space, self._feasible, self._costs(), self._points, rules.traffic, self._order.seed)
+            picks = drawn(self._space, self._feasible, self._costs(), self._points, rules, self._order.seed)
         if picks:
             return self._begin([], DRAWN, picks)
         return self._begin([], SPREAD, spread(self._space, self._feasible, frozenset(), self._points))
@@ -277,8 +277,8 @@ class Rounds:
             predictor_of((results,)),
             self._costs(),
             self._points,
+            sweep.sampling,
             self._gpu_s_left(),
-            sweep.sampling.traffic,
             self._order.seed,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.deployment.samplingspec import SamplingRules
 from harness.points import BatchWorkload, Deployment, Point
 from harness.roundfiles import Pick
 from harness.sampling.acquisition import choose, worth
@@ -28,8 +29,8 @@ def targeted(
     predictor: Path,
     costs: Mapping[str, Cost],
     points: int,
+    rules: SamplingRules,
     gpu_s: float = float("inf"),
-    traffic: Traffic = "usual",
     seed: int = 0,
 ) -> tuple[tuple[Pick, ...], float]:
     """The next picks in launch order, and the GPU-seconds that they are expected to take.
@@ -51,17 +52,22 @@ def targeted(
     measured = np.array([point.point_id in taken for point in open_], np.bool_)
     if not open_ or measured.all():
         return (), 0.0
-    candidates = candidates_of(open_, measured, costs, traffic)
+    candidates = candidates_of(open_, measured, costs, rules.traffic)
     knowledge = trainer.knowledge(predictor, questions)
     if not worth(candidates, knowledge)[np.unique(candidates.launch[~measured])].any():
         return (), 0.0
-    found = choose(candidates, knowledge, points, gpu_s, seed)
+    found = choose(candidates, knowledge, points, gpu_s, seed, rules.per_launch)
     picks = zip(found.position.tolist(), found.why, strict=True)
     return tuple(Pick(open_[at].point_id, why) for at, why in picks), found.gpu_s
 
 
 def drawn(
-    space: Space, feasible: Feasible, costs: Mapping[str, Cost], points: int, traffic: Traffic = "usual", seed: int = 0
+    space: Space,
+    feasible: Feasible,
+    costs: Mapping[str, Cost],
+    points: int,
+    rules: SamplingRules,
+    seed: int = 0,
 ) -> tuple[Pick, ...]:
     """A first look at the space, before anything is known: `points` picks in launch order.
 
@@ -71,7 +77,8 @@ def drawn(
     open_ = _batches(space, feasible)
     if not open_:
         return ()
-    found = choose(candidates_of(open_, np.zeros(len(open_), np.bool_), costs, traffic), None, points, seed=seed)
+    candidates = candidates_of(open_, np.zeros(len(open_), np.bool_), costs, rules.traffic)
+    found = choose(candidates, None, points, seed=seed, per_launch=rules.per_launch)
     replays: dict[Deployment, list[Pick]] = {}
     for group in space.groups:
         for item in group.candidates:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.points import FloatArray, IntArray
-from harness.sampling.acquisition import choose
+from harness.sampling.acquisition import PER_LAUNCH, choose
 from harness.sampling.base import Candidates, Knowledge
 from sampling.pools import Pool, drawn
 
@@ -15,11 +15,11 @@ NOISE = 0.003
 """Relative standard error that five repetitions are taken to leave."""
 
 
-def targeted(prior: str) -> Strategy:
+def targeted(prior: str, per_launch: int = PER_LAUNCH) -> Strategy:
     """What the harness does, told that traffic is as this prior says."""
 
     def pick(pool: Pool, have: IntArray, more: int, error: FloatArray | None, seed: int) -> IntArray:
-        picks = choose(candidates(pool, prior, have), knowledge(pool, error), more, seed=seed)
+        picks = choose(candidates(pool, prior, have), knowledge(pool, error), more, seed=seed, per_launch=per_launch)
         return picks.position
 
     return pick

@@ -3,8 +3,11 @@
 import re
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from harness.deployment.validation import Strict
 from harness.errors import BadInput
+from harness.sampling.acquisition import PER_LAUNCH
 from harness.sampling.candidates import Traffic
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -14,6 +17,7 @@ class SamplingEntry(Strict):
     """As it is written; docs/sweep-files.md explains the fields."""
 
     traffic: Traffic = "usual"
+    per_launch: int = Field(default=PER_LAUNCH, ge=1, le=1000)
     target_mape: str | None = None
     target_eba10: str | None = None
 
@@ -24,6 +28,7 @@ class SamplingRules:
 
     Attributes:
         traffic: how much each deployment is asked for.
+        per_launch: points that a launch gets at least, where there are so many.
         target_mape_pct, target_eba10_pct: accuracy on the test part at which no further round is begun; None: whatever
             it is.
     """
@@ -31,6 +36,7 @@ class SamplingRules:
     traffic: Traffic = "usual"
     target_mape_pct: float | None = None
     target_eba10_pct: float | None = None
+    per_launch: int = PER_LAUNCH
 
 
 def sampling_rules(spec: SamplingEntry, where: str) -> SamplingRules:
@@ -44,6 +50,7 @@ def sampling_rules(spec: SamplingEntry, where: str) -> SamplingRules:
     """
     return SamplingRules(
         traffic=spec.traffic,
+        per_launch=spec.per_launch,
         target_mape_pct=_percent(spec.target_mape, f"{where}.target_mape"),
         target_eba10_pct=_percent(spec.target_eba10, f"{where}.target_eba10"),
     )

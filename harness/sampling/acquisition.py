@@ -5,7 +5,7 @@ of credibility theory (Bühlmann 1967). So m points more in a launch are worth
 
     traffic x error ** TRUST x (K / (K + k) - K / (K + k + m))   per   launch + m points' GPU-seconds.
 
-Launches are taken in the order of that ratio with m = `PER_LAUNCH` points; a launch that is taken gets further points
+Launches are taken in the order of that ratio with m = `per_launch` points; a launch that is taken gets further points
 while they are worth more than another launch. Error is what is expected above the noise of repetitions.
 
 While nothing is known, launches are drawn instead, each as likely as its ratio: the best ones alone are all cheap and
@@ -26,9 +26,8 @@ from harness.sampling.base import Candidates, Knowledge, Picks
 HALVING_POINTS = 2.0
 """Points in a deployment that halve the error there (K)."""
 PER_LAUNCH = 6
-"""Points of a launch, where there are so many. With two, about as many points reach the same accuracies, but in a
-fifth more GPU-hours and with launches of 0.28 instead of 0.17 of the points. Where all deployments count alike, two
-need fewer points. (Seen on a simulated pool other than the one that is reported.)"""
+"""Points of a launch, unless told otherwise. Two reach the same accuracies of usual traffic with about as many points,
+but with launches of 0.28 instead of 0.17 of the points; where all deployments count alike, two need fewer of both."""
 TRUST = 0.5
 """Power of the expected error: 0 ignores it, 1 believes that all of it can be measured away. Errors that stay large
 where much was measured are those that the predictor cannot learn."""
@@ -39,11 +38,17 @@ _FAR = 3.0
 
 
 def choose(
-    candidates: Candidates, knowledge: Knowledge | None, points: int, gpu_s: float = np.inf, seed: int = 0
+    candidates: Candidates,
+    knowledge: Knowledge | None,
+    points: int,
+    gpu_s: float = np.inf,
+    seed: int = 0,
+    per_launch: int = PER_LAUNCH,
 ) -> Picks:
     """The next `points` candidates within `gpu_s` GPU-seconds, grouped by launch; fewer where there are no more.
 
-    Without `knowledge` nothing is known yet: traffic and cost decide alone. Equal arguments give equal picks.
+    Without `knowledge` nothing is known yet: traffic and cost decide alone. Equal arguments give equal picks. A launch
+    gets `per_launch` points at least, where there are so many.
 
     Raises:
         ValueError: knowledge of other candidates.
@@ -61,7 +66,7 @@ def choose(
     found: list[int] = []
     why: list[str] = []
     spent_s = 0.0
-    counts, explored = _counts(candidates, knowledge, points, gpu_s, seed)
+    counts, explored = _counts(candidates, knowledge, points, gpu_s, seed, per_launch)
     for launch, count in counts.items():
         started_s = float(candidates.launch_gpu_s[launch])
         for position in _spread(candidates, coordinates, members[launch], count):
@@ -105,7 +110,7 @@ def _left(measured: IntArray | FloatArray) -> FloatArray:
 
 
 def _counts(
-    candidates: Candidates, knowledge: Knowledge | None, points: int, gpu_s: float, seed: int
+    candidates: Candidates, knowledge: Knowledge | None, points: int, gpu_s: float, seed: int, per_launch: int
 ) -> tuple[dict[int, int], frozenset[int]]:
     """How many points each launch gets, in the order in which launches were chosen; and those that were drawn."""
     launches = len(candidates.launch_gpu_s)
@@ -114,7 +119,7 @@ def _counts(
     total_s = np.asarray(np.bincount(candidates.launch, candidates.gpu_s, launches), np.float64)
     point_s = total_s / np.maximum(measured + free, 1)
     value = worth(candidates, knowledge)
-    more = np.minimum(PER_LAUNCH, free)
+    more = np.minimum(per_launch, free)
     fall = value * (_left(measured) - _left(measured + more))
     cost_s = np.maximum(candidates.launch_gpu_s + more * point_s, 1e-9)
     random = np.random.default_rng(seed)
@@ -124,7 +129,7 @@ def _counts(
     rate = worth(candidates, None) * (_left(measured) - _left(measured + more)) / cost_s
     # What repetitions scatter by is known also where little was measured.
     drawn = np.where((free > 0) & (value > 0), random.exponential(size=launches) / np.maximum(rate, 1e-300), np.inf)
-    to_draw = launches if knowledge is None else int(EXPLORED * points / PER_LAUNCH + random.random())
+    to_draw = launches if knowledge is None else int(EXPLORED * points / per_launch + random.random())
     explored = frozenset(np.argsort(drawn, kind="stable")[: min(to_draw, np.isfinite(drawn).sum())].tolist())
     heap = [
         (False, drawn[one], tie[one], one) if one in explored else (True, -fall[one] / cost_s[one], tie[one], one)

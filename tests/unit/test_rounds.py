@@ -215,7 +215,7 @@ def launches(chosen: list[Point]) -> int:
 def test_picks_keep_to_the_gpu_seconds(wide: Sweep, gpu_s: float, points: int, seed: int) -> None:
     space, feasible = space_of(wide), can_run(agents_of(wide))
     cost = {"a100": Cost(600.0, 80.0), "h100": Cost(400.0, 60.0)}
-    arguments = (space, feasible, frozenset[str](), StandIn(), Path("none"), cost, points, gpu_s)
+    arguments = (space, feasible, frozenset[str](), StandIn(), Path("none"), cost, points, SamplingRules(), gpu_s)
     picks, expected_s = targeted(*arguments, seed=seed)  # type: ignore[arg-type]
     assert expected_s <= gpu_s + 1e-6
     assert len(picks) <= points
@@ -244,7 +244,10 @@ def test_a_drawn_round_takes_the_replays_of_its_deployments(tmp_path: Path) -> N
     sweep = load_sweep(write_sweep(tmp_path, ("measurement:", f"{replays}\nmeasurement:")))
     space = build_space(sweep, lambda name: find_trace(str(tmp_path / name), 0), 0)
     by_id = {item.point.point_id: item.point for group in space.groups for item in group.candidates}
-    picks = [by_id[pick.point_id] for pick in drawn(space, can_run(agents_of(sweep)), costs({}, sweep.nodes, 2), 5)]
+    picks = [
+        by_id[pick.point_id]
+        for pick in drawn(space, can_run(agents_of(sweep)), costs({}, sweep.nodes, 2), 5, sweep.sampling)
+    ]
     kinds = [isinstance(point.workload, BatchWorkload) for point in picks]
     assert kinds == [True, True, False, True, True]
     assert launches(picks) == 2
@@ -515,5 +518,5 @@ def test_a_target_that_is_no_percentage_is_refused(given: str, accepted: str, tm
 
 
 def test_targets_and_traffic_are_read(tmp_path: Path) -> None:
-    words = "sampling: {target_mape: 5%, target_eba10: 92.5%, traffic: uniform}\nmeasurement:"
-    assert load_sweep(write_sweep(tmp_path, ("measurement:", words))).sampling == SamplingRules("uniform", 5.0, 92.5)
+    words = "sampling: {target_mape: 5%, target_eba10: 92.5%, traffic: uniform, per_launch: 2}\nmeasurement:"
+    assert load_sweep(write_sweep(tmp_path, ("measurement:", words))).sampling == SamplingRules("uniform", 5.0, 92.5, 2)

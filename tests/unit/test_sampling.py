@@ -92,6 +92,14 @@ def test_a_launch_takes_several_points_and_not_all() -> None:
     assert (counts > 0).sum() <= 100 / 5, "launches are a fifth of the points at most"
 
 
+def test_launches_are_as_large_as_is_asked_for() -> None:
+    candidates, knowledge = uniform(40, 20)
+    for per_launch in (2, 10):
+        counts = np.bincount(candidates.launch[choose(candidates, knowledge, 100, per_launch=per_launch).position])
+        assert counts[counts > 0].min() >= per_launch
+        assert counts.max() <= per_launch + 2
+
+
 def test_a_first_look_is_drawn_and_not_the_cheapest_alone() -> None:
     """Without knowledge the dearer half is met too, less often, and no deployment is taken deep before others."""
     candidates, _ = uniform(200, 20)
