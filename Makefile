@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: install install-analysis install-dev sweep sweep-vllm-cpu test test-slow test-analysis test-engines test-vllm test-all lint format docs
+.PHONY: install install-analysis install-dev sweep sweep-vllm-cpu test test-slow test-analysis test-cluster test-engines test-vllm test-all fuzz faults lint format docs
 .PHONY: bench bench-meters bench-client calibration calibration-fit gpu-check clean
 
 install: .venv/.installed
@@ -36,10 +36,10 @@ sweep: install-analysis   ## set up, then measure two simulated DGX nodes in rou
 	$(BIN)/harness sweep deployments/simulated-dgx.yaml --points 160 --rounds 3
 
 test: install-dev         ## the quick suite
-	$(BIN)/pytest --ignore tests/analysis -m 'not slow and not gpu and not vllm and not engines'
+	$(BIN)/pytest --ignore tests/analysis -m 'not slow and not gpu and not vllm and not engines and not cluster and not faults'
 
 test-slow: install-dev    ## kills, wheels, whole sweeps: minutes
-	$(BIN)/pytest --ignore tests/analysis -m 'slow and not gpu and not vllm and not engines'
+	$(BIN)/pytest --ignore tests/analysis -m 'slow and not gpu and not vllm and not engines and not cluster and not faults'
 
 test-vllm: install-dev .venv-vllm-cpu/.installed   ## against a real vLLM server on this machine's CPUs: a quarter of an hour
 	HARNESS_VLLM=.venv-vllm-cpu/bin/vllm $(BIN)/pytest -m vllm -rs tests/vllm
@@ -55,7 +55,21 @@ test-analysis: install-dev install-analysis   ## the predictor: minutes
 	.venv-transformers/bin/pip install -q --disable-pip-version-check -c constraints.txt 'torch>=2.5' 'transformers>=4.56'
 	touch $@
 
-test-all: lint test test-slow test-analysis test-engines test-vllm
+fuzz: install-dev         ## some 5,000 generated sweep files, traces and command lines, ten minutes; SEED=N for others
+	HARNESS_FUZZ_FACTOR=50 HARNESS_FUZZ_SEED=$(SEED) $(BIN)/pytest tests/fuzz
+
+faults: .venv-cluster/.installed   ## kills, full disks and the like, and what became of them: a quarter of an hour; KILLS=N, SEED=N
+	HARNESS_FAULTS_KILLS=$(or $(KILLS),200) HARNESS_FAULTS_SEED=$(SEED) .venv-cluster/bin/pytest -m faults -rs tests/faults
+
+test-cluster: .venv-cluster/.installed .venv-transformers/.installed   ## a real Ray cluster on this machine: ten minutes
+	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python .venv-cluster/bin/pytest -m cluster -rs tests/cluster
+
+.venv-cluster/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,ray,slurm]'
+	touch $@
+
+test-all: lint test test-slow test-analysis test-cluster test-engines test-vllm
 
 lint: install-dev         ## linter, formatter, strict types
 	$(BIN)/ruff check .
@@ -69,7 +83,7 @@ format: install-dev
 docs: install-dev         ## rewrite what is printed from code
 	$(BIN)/python docs/make_data_dictionary.py
 
-bench: bench-store bench-simulator bench-windows bench-estimators bench-meters bench-client bench-steplog bench-sampling   ## all; results/bench/*.json
+bench: bench-store bench-simulator bench-windows bench-estimators bench-meters bench-client bench-steplog bench-sampling bench-scale   ## all; results/bench/*.json
 
 bench-meters: install-dev .venv-peers/.installed   ## beside Zeus and CodeCarbon, a quarter of an hour
 	$(BIN)/python benchmarks/bench_meters.py --peers .venv-peers/bin/python
@@ -90,6 +104,9 @@ bench-client: install-dev .venv-vllm-cpu/.installed .venv-client-peers-aiperf/.i
 
 bench-sampling: install-dev install-analysis   ## points and GPU-hours beside random sampling: a quarter of an hour
 	$(BIN)/python benchmarks/bench_sampling.py --public $(HARNESS_TEST_DATA)/public
+
+bench-scale: install-dev install-analysis   ## what grows from 1,000 to a million stored runs: half an hour, 2 GB in /tmp
+	$(BIN)/python benchmarks/bench_scale.py
 
 bench-%: install-dev
 	$(BIN)/python benchmarks/bench_$*.py

@@ -1,17 +1,77 @@
 """The node-side facade: a plain synchronous class over frozen records, so that any cluster can carry it."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
-from harness.experiment import measure_launch
+from harness.experiment import measure_launch, unheard
 from harness.feasibility import node_obstacle
-from harness.node import Node
-from harness.plan import LaunchPlan
+from harness.node import Node, NodeIdentity
+from harness.plan import Assignment, LaunchPlan
 from harness.points import Deployment, Environment, NodeSpec, Point, Source
 from harness.records import RunBundle
 
 _LOOKS = 3
 _LOOK_EVERY_S = 15.0
 """A driver gives memory back some seconds after an engine has ended; who stays longer is busy with something else."""
+
+
+class MeasuringAgent(Protocol):
+    """What measures on one node, wherever that is; of another machine, looking and measuring raise `AgentLost`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> NodeSpec: ...
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """For records of what was not measured."""
+        ...
+
+    def hosts(self, deployment: Deployment) -> bool:
+        """Whether the deployment asks for this node's kind of GPU."""
+        ...
+
+    def obstacle(self, point: Point) -> str:
+        """Why the point cannot run here, or ""."""
+        ...
+
+    def environment(self, deployment: Deployment) -> Environment:
+        """What the deployment runs in here, as of the last look; quick."""
+        ...
+
+    def wait_until_free(self) -> tuple[str, ...]:
+        """Look whether others use the node, for a while; why it is not free, or ()."""
+        ...
+
+    def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
+        """Carry out one launch; yields each run as soon as it is complete. Closing it stops the engine."""
+        ...
+
+    def interrupt(self) -> None:
+        """End soon what another thread has this agent do: its call returns early, its generator ends."""
+        ...
+
+
+class Fleet(Protocol):
+    """Agents on machines of their own: they come, are lost, and come back."""
+
+    @property
+    def patience_s(self) -> float:
+        """So long it is worth waiting for a lost node where no other can do its work."""
+        ...
+
+    def present(self) -> Sequence[MeasuringAgent]:
+        """Those there now; quick. A node that came back has another agent than before."""
+        ...
+
+    def lost(self, agent: MeasuringAgent) -> None:
+        """This one did not answer; it is present no more."""
+        ...
 
 
 class Agent:
@@ -22,6 +82,10 @@ class Agent:
 
     @property
     def node(self) -> Node:
+        return self._node
+
+    @property
+    def identity(self) -> NodeIdentity:
         return self._node
 
     @property
@@ -37,18 +101,16 @@ class Agent:
         return self._node.source
 
     def hosts(self, deployment: Deployment) -> bool:
-        """Whether the deployment asks for this node's kind of GPU."""
         return deployment.gpu == self.spec.gpu_kind
 
     def obstacle(self, point: Point) -> str:
-        """Why the point cannot run here, or ""."""
         return node_obstacle(point, self.spec)
 
     def environment(self, deployment: Deployment) -> Environment:
         return self._node.environment(deployment)
 
     def wait_until_free(self) -> tuple[str, ...]:
-        """Look whether others use the node, three times over half a minute at most; why it is not free, or ()."""
+        """Three looks over half a minute at most."""
         for look in range(_LOOKS):
             if look:
                 self._node.clock.sleep(_LOOK_EVERY_S)
@@ -57,6 +119,9 @@ class Agent:
                 return ()
         return reasons
 
-    def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
-        """Carry out one launch; yields each run as soon as it is complete. Closing it stops the engine."""
-        return measure_launch(self._node, plan)
+    def measure(self, plan: LaunchPlan, begins: Callable[[Assignment], None] = unheard) -> Generator[RunBundle]:
+        """Carry out one launch; `begins` is told of each repetition before it begins."""
+        return measure_launch(self._node, plan, begins)
+
+    def interrupt(self) -> None:
+        """Nothing: here a launch ends when its generator is closed, after the repetition in hand."""

@@ -14,7 +14,7 @@ from harness.happened import latency_columns, step_columns, tokens_generated
 from harness.hygiene import Verdict
 from harness.measured import METERED, Baselines, Measured
 from harness.meters.window import GPU_GAIN_UNCERTAINTY, WindowEnergies
-from harness.node import Node
+from harness.node import NodeIdentity
 from harness.plan import Assignment, LaunchPlan
 from harness.points import NO_GPU, BatchWorkload, Environment, ReplayWorkload, Schedule, Source
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, Status, Window, WindowDetail
@@ -28,7 +28,7 @@ _POWER_DISAGREEMENT = 0.05
 class LaunchContext:
     """What all runs of a launch share."""
 
-    node: Node
+    node: NodeIdentity
     plan: LaunchPlan
     environment: Environment
     launch_id: str

@@ -66,6 +66,7 @@ class Controller:
         self._probes: dict[PointKey, dict[int, _Repetition]] = defaultdict(dict)
         self._recorded_infeasible: set[PointKey] = set()
         self._in_flight: set[tuple[str, str]] = set()
+        self._withheld: set[str] = set()
         self._known: dict[int, KnownHost] = {}
         self._groups_of: dict[str, list[int]] = defaultdict(list)
         for number, group in enumerate(space.groups):
@@ -105,12 +106,16 @@ class Controller:
             known.look()
         return known
 
+    def environments(self, host: Host) -> tuple[str, ...]:
+        """Ids of the environments of a host as they are now, in the order of the space."""
+        return self._know(host).environment_ids
+
     def ask(self, host: Host) -> LaunchPlan | None:
         """The next launch for a host, or None when nothing is left for it.
 
         The launch is in flight until `finished` is called with it.
         """
-        for item in chain(self._open_groups(host), self._open_probes(host)):
+        for item in self._offered(host):
             deployment, assignments = item.group.deployment, item.assignments
             self._in_flight.add((deployment.deployment_id, item.environment_id))
             points = {assignment.point.point_id for assignment in assignments}
@@ -136,6 +141,15 @@ class Controller:
             return 2 * (base + _ALL_GROUPS * (attempt - 1)) + probe_launch - 1
         return 2 * int(content_id([*content, attempt, assignments], 12), 16)
 
+    def withhold(self, deployment: Deployment) -> None:
+        """Ask for no further launch of it; what is left of it stays in `remaining`."""
+        self._withheld.add(deployment.deployment_id)
+
+    def _offered(self, host: Host) -> Iterator[_Open]:
+        for item in chain(self._open_groups(host), self._open_probes(host)):
+            if item.group.deployment.deployment_id not in self._withheld:
+                yield item
+
     def finished(self, plan: LaunchPlan, host: Host) -> None:
         """The launch has ended, however it did."""
         environment_id = host.environment(plan.deployment).environment_id
@@ -143,7 +157,7 @@ class Controller:
 
     def preview(self, host: Host, points: int) -> Iterator[tuple[Point, str, int]]:
         """The next points for a host, why each was picked, and how many repetitions it lacks."""
-        for item in chain(self._open_groups(host), self._open_probes(host)):
+        for item in self._offered(host):
             missing = Counter(assignment.point.point_id for assignment in item.assignments)
             for candidate in item.group.candidates:
                 if points <= 0:

@@ -20,6 +20,8 @@ HarnessError                      exit code 1
 |   |-- EngineHung
 |   `-- WrongTokenCount
 |-- TrainerMissing                exit code 2: training and prediction need an extra that is not installed
+|-- AgentLost                     a node stopped answering; what it was to measure goes back into the queue
+|-- ClusterError                  nodes cannot be reached or started
 |-- StoreError                    reading or writing results failed
 |   |-- StoreFull
 |   `-- UnreadableFile
@@ -138,6 +140,23 @@ class TrainerMissing(HarnessError):
     """No trainer of predictors is installed, or not all that it needs."""
 
     exit_code = 2
+
+
+class AgentLost(HarnessError):
+    """A node, or what measures on it, no longer answers.
+
+    Args:
+        message: which one, and how that was noticed.
+        in_hand: the `harness.plan.Assignment` that it was measuring, or None where it measured nothing.
+    """
+
+    def __init__(self, message: str, in_hand: object = None) -> None:
+        self.in_hand = in_hand
+        super().__init__(message)
+
+
+class ClusterError(HarnessError):
+    """The nodes of a cluster cannot be reached, or started."""
 
 
 class StoreError(HarnessError):

@@ -46,12 +46,21 @@ class _Pace:
     capacity_requests_per_s: float = 0.0
 
 
-def measure_launch(node: Node, plan: LaunchPlan) -> Generator[RunBundle]:
+def unheard(_: Assignment) -> None:
+    """Nobody wants to know."""
+
+
+def measure_launch(
+    node: Node, plan: LaunchPlan, begins: Callable[[Assignment], None] = unheard
+) -> Generator[RunBundle]:
     """Launch the plan's deployment and take its repetitions; yields each run when it is complete.
 
     An engine that does not start makes every assignment a failed run, a baseline that cannot be measured an
     invalid one. An engine that dies makes the current repetition a failed run (in a warm-up: all of the point's) and
     ends the launch; the rest is asked for again by whoever made the plan.
+
+    Args:
+        begins: told of each repetition before it, or its point's warm-up, begins: what is lost if the node is.
     """
     launch_id = uuid.uuid4().hex[:12]
     context = LaunchContext(node, plan, node.environment(plan.deployment), launch_id)
@@ -73,7 +82,7 @@ def measure_launch(node: Node, plan: LaunchPlan) -> Generator[RunBundle]:
             yield from _all_invalid(context, error)
             return
         context = context.launched(engine, Baselines(cold, loaded))
-        yield from _Launch(node, plan, engine, context).run()
+        yield from _Launch(node, plan, engine, context).run(begins)
     finally:
         engine.stop()
 
@@ -131,11 +140,12 @@ class _Launch:
         self._invalid_in_a_row = 0
         self._unfit: set[str] = set()
 
-    def run(self) -> Iterator[RunBundle]:
+    def run(self, begins: Callable[[Assignment], None]) -> Iterator[RunBundle]:
         for assignment in self._interleaved():
             point_id = assignment.point.point_id
             if point_id in self._unfit:
                 continue
+            begins(assignment)
             try:
                 if point_id not in self._pace:
                     yield self._warm_up(Assignment(assignment.point, repetition=0, attempt=0, purpose="warmup"))

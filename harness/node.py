@@ -8,8 +8,8 @@ from harness.meters.base import Sampler
 from harness.points import Deployment, Environment, NodeSpec, Source
 
 
-class Node(Protocol):
-    """One machine, with GPUs or without."""
+class NodeIdentity(Protocol):
+    """What a record says of the machine it comes from, and the time there."""
 
     @property
     def name(self) -> str: ...
@@ -27,6 +27,10 @@ class Node(Protocol):
     def processor(self) -> str:
         """Name of its processors."""
         ...
+
+
+class Node(NodeIdentity, Protocol):
+    """One machine, with GPUs or without."""
 
     def busy(self) -> tuple[str, ...]:
         """Why it is not free to measure now, from one look of a second; empty where it is. No engine may be up."""

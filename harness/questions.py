@@ -25,10 +25,15 @@ def read_questions(path: Path) -> tuple[pd.DataFrame, tuple[Question, ...]]:
     Raises:
         BadInput: no such file, a column missing, a value that cannot be; the message names the line.
     """
+    accepted = "a readable CSV file in UTF-8, with a header and as many cells in each row"
     try:
+        # A pipe that nobody writes to would be waited for without end.
+        if path.exists() and not path.is_file():
+            raise BadInput("--in", f"{path}: not a regular file", accepted)
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise BadInput("--in", str(path), "a readable CSV file with a header", str(error)) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadInput("--in", f"{path}: {reason}", accepted) from error
     for name in _NEEDED:
         if name not in rows:
             raise BadInput("--in", f"{path} without the column {name}", ", ".join(_NEEDED))

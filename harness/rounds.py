@@ -6,13 +6,13 @@ What was chosen lies in files (`roundfiles`), so that a sweep that was cut short
 learnt anew. Without a trainer, or with too little to train on, a round takes the next points of the space instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from harness import roundfiles
-from harness.agent import Agent
+from harness.agent import MeasuringAgent
 from harness.clock import Clock
 from harness.errors import BadInput
 from harness.predictorfiles import predictor_of
@@ -65,7 +65,7 @@ class Rounds:
         self,
         order: SweepOrder,
         space: Space,
-        agents: list[Agent],
+        agents: Sequence[MeasuringAgent],
         learner: Callable[[], Learner],
         say: Callable[[str], None],
         wall: Clock,
@@ -77,7 +77,7 @@ class Rounds:
         self._find_learner, self._say, self._wall = learner, say, wall
         self._deadline_s = None if order.budget_s is None else wall.monotonic_s() + order.budget_s
         self._feasible = can_run(agents)
-        self._stopped = "the budget is spent"
+        self._stopped = "the last round is not finished"
         self._said: set[str] = set()
 
     @cached_property
@@ -108,7 +108,7 @@ class Rounds:
             if following is None:
                 break
             rounds.append(following)
-            self._stopped = "the budget is spent"
+            self._stopped = "the last round is not finished"
         # Probes are points of one deployment, whichever rounds they were of.
         yield Stage(by_deployment(self._space_of(rounds)), probing=True)
 

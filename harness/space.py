@@ -16,9 +16,9 @@ import numpy as np
 
 from harness.deployment.sweepfile import BatchSpace, ReplaySpec, Sweep
 from harness.errors import BadInput
-from harness.points import BatchWorkload, Deployment, FloatArray, Point, ReplayWorkload, Schedule, content_id
+from harness.points import BatchWorkload, Deployment, FloatArray, IntArray, Point, ReplayWorkload, Schedule, content_id
 from harness.workload.azure import Trace
-from harness.workload.slices import choose_slice, make_schedule, pick_lengths
+from harness.workload.slices import choose_slice, different_lengths, make_schedule, pick_lengths
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _MOST_REPLAYED_S = 4 * 3600.0
@@ -118,7 +118,9 @@ def build_space(sweep: Sweep, find_trace: FindTrace, seed: int) -> Space:
                 traces[name] = find_trace(name)
     batches: dict[Deployment, dict[Point, Candidate]] = {deployment: {} for deployment in deployments}
     for space in sweep.batches:
-        for deployment, candidate in _batch_candidates(space, deployments, traces, seed):
+        with _named(space.place):
+            found = _batch_candidates(space, deployments, traces, seed)
+        for deployment, candidate in found:
             batches[deployment].setdefault(candidate.point, candidate)
     groups: list[Group] = []
     schedules: dict[str, Schedule] = {}
@@ -209,7 +211,14 @@ def _batch_candidates(
     candidates: list[tuple[Deployment, Candidate]] = []
     contexts = sorted({deployment.limits.max_context_tokens for deployment in deployments})
     picked = min(count * len(deployments), max(count, _SHARED_LENGTHS))
-    by_context = {context: pick_lengths(trace, picked, seed, context) for context in contexts}
+    by_context: dict[int, IntArray] = {}
+    for context in contexts:
+        different = different_lengths(trace, context)
+        if count > different:
+            accepted = f"at most the {different} different lengths of {trace.name} in a context of {context} tokens"
+            raise BadInput("per_deployment", count, accepted)
+        # Of a trace with fewer, deployments share them, with other batch sizes.
+        by_context[context] = pick_lengths(trace, min(picked, different), seed, context)
     start = int(content_id([seed, trace.name], 8), 16) / 16**8
     for position, deployment in enumerate(deployments):
         lengths = by_context[deployment.limits.max_context_tokens]

@@ -3,6 +3,7 @@
 import click
 
 from harness import __version__
+from harness.cli.collect import nightly
 from harness.cli.doctor import doctor
 from harness.cli.merge import merge
 from harness.cli.next import next_points
@@ -27,5 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (doctor, traces, sweep, replay, status, report, merge, next_points, train, score, regions, predict):
+for command in (
+    doctor, traces, sweep, replay, nightly, status, report, merge, next_points, train, score, regions, predict,
+):  # fmt: skip
     cli.add_command(command)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from harness.doctor import Check, examine
+from harness.texts import printable
 
 
 @click.command(short_help="what works on this machine, and the fix for what does not")
@@ -34,9 +35,9 @@ def _table(checks: list[Check]) -> str:
     name_width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        lines.append(f"{check.status:<7}  {check.name:<{name_width}}  {check.detail}")
+        lines.append(f"{check.status:<7}  {check.name:<{name_width}}  {printable(check.detail)}")
         if check.fix:
-            lines.append(f"{'':<7}  {'':<{name_width}}  fix: {check.fix}")
+            lines.append(f"{'':<7}  {'':<{name_width}}  fix: {printable(check.fix)}")
     counts = Counter(check.status for check in checks)
     lines.append(f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['missing']} missing")
     return "\n".join(lines)

@@ -8,7 +8,8 @@ import signal
 import sys
 from types import FrameType
 
-from harness.errors import HarnessError, Interrupted
+from harness.errors import BadInput, HarnessError, Interrupted
+from harness.texts import printable
 
 EXIT_BAD_INPUT = 2
 _RESUME = "run the same command again to resume"
@@ -33,8 +34,10 @@ def main() -> None:
         sys.stderr.close()
         code = 1
     except OSError as error:
-        _say(f"{error.filename or 'input or output'}: {error.strerror or error}")
-        code = EXIT_BAD_INPUT if error.errno in _BAD_PATHS else 1
+        name, reason = error.filename or "input or output", error.strerror or str(error)
+        is_bad = error.errno in _BAD_PATHS
+        _say(str(BadInput(f"path ({reason})", name, "one that can be used")) if is_bad else f"{name}: {reason}")
+        code = EXIT_BAD_INPUT if is_bad else 1
     sys.exit(code)
 
 
@@ -53,7 +56,12 @@ def _run() -> int:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = f"; see '{context.command_path} --help'" if context else ""
-        _say(f"{' '.join(error.format_message().split())}{hint}")
+        kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+        # Of what is no number at all click does not say the range.
+        accepted = (
+            f"; accepted: a whole number from {kind.min} to {kind.max}" if isinstance(kind, click.IntRange) else ""
+        )
+        _say(f"{error.format_message().strip().rstrip('.')}{accepted}{hint}")
         return EXIT_BAD_INPUT
     except click.Abort:
         _say(f"interrupted; {_RESUME}")
@@ -62,4 +70,5 @@ def _run() -> int:
 
 
 def _say(line: str) -> None:
-    print(f"harness: {line}", file=sys.stderr)
+    # One line, whatever a path or a name in it holds.
+    print(f"harness: {printable(' '.join(line.split()))}", file=sys.stderr)

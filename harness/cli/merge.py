@@ -6,6 +6,7 @@ import click
 
 from harness.errors import BadInput
 from harness.store import merge as merge_folders
+from harness.texts import printable
 
 
 @click.command(short_help="bring folders of several nodes into one")
@@ -22,5 +23,6 @@ def merge(sources: tuple[Path, ...], target: Path) -> None:
         raise BadInput("DIR", "(none given)", "one or more results folders")
     report = merge_folders(sources, target)
     for source in report.sources:
-        click.echo(f"{source.path}: {source.added} runs added, {source.already_there} already there")
-    click.echo(f"{target}: {report.added} runs added")
+        folder = printable(str(source.path))
+        click.echo(f"{folder}: {source.added} runs added, {source.already_there} already there")
+    click.echo(f"{printable(str(target))}: {report.added} runs added")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from harness.agent import Agent
+from harness.agent import MeasuringAgent
 from harness.cli.sweep import default_results, learner, sweep_file, with_rules
 from harness.clock import WallClock
-from harness.cluster.local import local_agents
+from harness.cluster.nodes import open_nodes
 from harness.controller import Controller
 from harness.deployment.sweepfile import Sweep, load_sweep
 from harness.plan import Probes
@@ -25,11 +25,12 @@ from harness.workload.library import find_trace
 @click.argument("file", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), help="results folder [results/SOURCE/SWEEP]")
 @click.option("--repetitions", type=click.IntRange(1, 100), help="as given to sweep [the file's, or 5]")
+@click.option("--cluster", default="local", show_default=True, help="where nodes are: local or ray[:HOST:PORT]")
 @click.option("--points", type=click.IntRange(1, 100_000), default=10, show_default=True, help="how many")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="as given to sweep")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def next_points(
-    file: Path, results: Path | None, repetitions: int | None, points: int, seed: int, as_json: bool
+    file: Path, results: Path | None, repetitions: int | None, cluster: str, points: int, seed: int, as_json: bool
 ) -> None:
     """Print the points that a sweep would measure next, grouped by launch, and why each was picked.
 
@@ -43,7 +44,7 @@ def next_points(
     loaded = with_rules(load_sweep(sweep_file(file)), repetitions)
     folder = results or default_results(loaded)
     space = build_space(loaded, lambda name: find_trace(name, seed), seed)
-    with local_agents(loaded, seed, folder) as agents:
+    with open_nodes(cluster, loaded, seed, folder, lambda line: click.echo(line, err=True)) as (agents, _):
         rounds = Rounds(SweepOrder(loaded, folder, seed, points), space, agents, learner, click.echo, WallClock())
         begun = rounds.unfinished()
         if begun is None:
@@ -63,7 +64,7 @@ def next_points(
 
 
 def _picks(
-    sweep: Sweep, space: Space, folder: Path, seed: int, agents: Sequence[Agent], points: int
+    sweep: Sweep, space: Space, folder: Path, seed: int, agents: Sequence[MeasuringAgent], points: int
 ) -> list[dict[str, object]]:
     controller = Controller(sweep.name, space, sweep.rules, seed)
     if folder.exists():

@@ -12,6 +12,7 @@ from harness.deployment.catalog import model_shape
 from harness.errors import BadInput
 from harness.predictorfiles import only_predictor, trained_predictor
 from harness.questions import MOST_TOKENS, answered, read_questions
+from harness.texts import printable
 from harness.trainer import Answer, Provenance, Question, find_trainer
 
 _COUNT = click.IntRange(1, MOST_TOKENS)
@@ -94,10 +95,10 @@ def _predict_file(questions: Path, out: Path, predictor: Path | None, as_json: b
         click.echo(json.dumps({"out": str(out), **counts, **_provenance_json(found.provenance)}))
         return
     click.echo(
-        f"{out}: {counts['questions']} answers, {counts['infeasible']} that cannot run,"
+        f"{printable(str(out))}: {counts['questions']} answers, {counts['infeasible']} that cannot run,"
         f" {counts['outside']} outside the training range"
     )
-    click.echo(found.provenance.line)
+    click.echo(printable(found.provenance.line))
 
 
 def _provenance_json(provenance: Provenance) -> dict[str, object]:
@@ -106,21 +107,22 @@ def _provenance_json(provenance: Provenance) -> dict[str, object]:
 
 def _print(question: Question, answer: Answer, provenance: Provenance) -> None:
     served = f"{answer.engine}@{answer.token_budget}"
-    click.echo(
+    asked = (
         f"{question.model.name} in {question.bits} bits on {question.gpu}, tp {question.tp} x pp {question.pp},"
         f" {served}: batch {question.batch_size}, {question.prompt_tokens} prompt and"
         f" {question.generated_tokens} generated tokens"
     )
+    click.echo(printable(asked))
     if answer.infeasible:
-        click.echo(f"cannot run: {answer.infeasible}")
+        click.echo(printable(f"cannot run: {answer.infeasible}"))
     else:
         interval = f"90% interval {_joules(answer.low_j)} to {_joules(answer.high_j)} J"
         click.echo(f"  whole batch          {_joules(answer.total_j)} J   {interval}")
         click.echo(f"  its prefill          {_joules(answer.prefill_j)} J")
         click.echo(f"  per generated token  {_joules(answer.token_j)} J")
     for line in answer.outside:
-        click.echo(f"outside the training range: {line}")
-    click.echo(provenance.line)
+        click.echo(printable(f"outside the training range: {line}"))
+    click.echo(printable(provenance.line))
 
 
 def _joules(value: float | None) -> str:

@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from harness.agent import Agent
+from harness.agent import MeasuringAgent
 from harness.plan import LaunchPlan
 from harness.records import SETTLED, RunRecord
 from harness.units import format_duration
@@ -19,7 +19,7 @@ class BarProgress:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("runs, left"),
@@ -43,12 +43,12 @@ class BarProgress:
         """A line that stays, above the bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def launching(self, agent: Agent, plan: LaunchPlan) -> None:
+    def launching(self, agent: MeasuringAgent, plan: LaunchPlan) -> None:
         if self._task is not None:
             self._bar.update(self._task, description=_label(plan))
 
-    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None:
-        self._bar.console.print(_skip_line(agent, reasons), style="yellow")
+    def skipped(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:
+        self._bar.console.print(_skip_line(agent, reasons), style="yellow", markup=False)
 
     def measured(self, run: RunRecord) -> None:
         if self._task is not None and run.status in SETTLED:
@@ -80,10 +80,10 @@ class LineProgress:
         """A line at once."""
         print(line, file=sys.stderr, flush=True)
 
-    def launching(self, agent: Agent, plan: LaunchPlan) -> None:
+    def launching(self, agent: MeasuringAgent, plan: LaunchPlan) -> None:
         self._label = _label(plan)
 
-    def skipped(self, agent: Agent, reasons: tuple[str, ...]) -> None:
+    def skipped(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:
         print(_skip_line(agent, reasons), file=sys.stderr, flush=True)
 
     def measured(self, run: RunRecord) -> None:
@@ -98,8 +98,8 @@ class LineProgress:
         print(f"{self._done}/{self._total} runs ({share:.0%}) {what}", file=sys.stderr, flush=True)
 
 
-def _skip_line(agent: Agent, reasons: tuple[str, ...]) -> str:
-    return f"{agent.name} is busy and skipped: {'; '.join(reasons)}"
+def _skip_line(agent: MeasuringAgent, reasons: tuple[str, ...]) -> str:
+    return f"{agent.name} is skipped: {'; '.join(reasons)}"
 
 
 def _label(plan: LaunchPlan) -> str:

@@ -8,6 +8,7 @@ import click
 
 from harness.cli.folders import RESULTS
 from harness.predictorfiles import only_predictor, trained_predictor
+from harness.texts import printable
 from harness.trainer import ErrorRegion, find_trainer
 
 
@@ -38,10 +39,10 @@ def regions(results: Path | None, as_json: bool) -> None:
         )
         return
     for region in found.regions:
-        click.echo(region_line(region, found.traffic))
+        click.echo(printable(region_line(region, found.traffic)))
     if not found.regions:
         click.echo("No region stands out: errors are about the same everywhere, or no larger than the noise.")
-    click.echo(f"all {found.n:,} points: MAPE {_percent(found.mape_pct)}; {found.provenance.line}")
+    click.echo(printable(f"all {found.n:,} points: MAPE {_percent(found.mape_pct)}; {found.provenance.line}"))
 
 
 def region_line(region: ErrorRegion, traffic: str) -> str:

@@ -12,6 +12,7 @@ from harness.errors import BadInput
 from harness.report.data import read_results
 from harness.report.page import NO_PLOTS, page, plots_module
 from harness.report.terminal import as_json, print_report
+from harness.texts import printable
 
 
 @click.command(short_help="tables and plots of a results folder")
@@ -35,7 +36,7 @@ def report(results: Path | None, out: Path | None, json_wanted: bool) -> None:
     if out is not None:
         write_whole(out, page(found))
         missing = f"; {NO_PLOTS}" if plots_module() is None else ""
-        click.echo(f"{out}: written{missing}", err=json_wanted)
+        click.echo(f"{printable(str(out))}: written{missing}", err=json_wanted)
     elif not json_wanted:
         print_report(found, console())
 

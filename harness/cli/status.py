@@ -10,6 +10,7 @@ from harness.cli.console import console
 from harness.cli.folders import known_folders
 from harness.errors import BadInput
 from harness.standing import SweepStanding, folder_standing
+from harness.texts import printable
 
 
 @click.command(short_help="progress, failures and ETA of results folders")
@@ -31,26 +32,27 @@ def status(results: Path | None, as_json: bool) -> None:
         return
     out = console()
     if not standings:
-        out.print(f"No sweep was planned in {', '.join(map(str, folders))}.")
+        out.print(printable(f"No sweep was planned in {', '.join(map(str, folders))}."))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     left = ("folder", "sweep", "source", "state")
     for name in (*left[:3], "points", "done", "infeasible", "given up", "runs", "progress", "left", "state"):
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for standing in standings:
-        table.add_row(*_cells(standing))
+        table.add_row(*map(printable, _cells(standing)))
     out.print(table)
     for standing in standings:
+        name = printable(standing.sweep)
         if standing.owner:
-            out.print(f"  {standing.sweep}: {standing.owner}")
+            out.print(f"  {name}: {printable(standing.owner)}")
         for kind, reason, runs in standing.reasons:
-            out.print(f"  {standing.sweep}: {runs} {kind}: {reason}")
+            out.print(f"  {name}: {runs} {kind}: {printable(reason)}")
         if standing.probe_runs_planned:
             given_up = f", {standing.probe_runs_given_up} given up" if standing.probe_runs_given_up else ""
             done = f"{standing.probe_runs_done} of {standing.probe_runs_planned} runs"
-            out.print(f"  {standing.sweep}: probes: {done}{given_up}")
+            out.print(f"  {name}: probes: {done}{given_up}")
         if paragraph := standing.repeatability.paragraph():
-            out.print(f"  {standing.sweep}: {paragraph}")
+            out.print(f"  {name}: {paragraph}")
 
 
 def _cells(standing: SweepStanding) -> list[str]:

@@ -13,7 +13,8 @@ from harness.cli.console import console
 from harness.cli.curve import print_rounds, rounds_json
 from harness.cli.progress import sweep_progress
 from harness.clock import WallClock
-from harness.cluster.local import check_cluster, local_agents
+from harness.cluster.nodes import check_cluster, open_nodes
+from harness.cluster.slurm import SlurmOrder
 from harness.deployment.sweepfile import DEFAULT_DRAIN, ReplaySpec, Sweep, load_sweep
 from harness.errors import BadInput, HarnessError, TrainerMissing
 from harness.estimate import estimate_sweep, print_estimate
@@ -79,7 +80,10 @@ def with_rules(sweep: Sweep, repetitions: int | None, max_attempts: int | None =
 @click.option("--repetitions", type=click.IntRange(1, 100), help="valid repetitions per point [the file's, or 5]")
 @click.option("--max-attempts", type=click.IntRange(1, 1000), help="tries at a repetition [the file's, or 3]")
 @click.option("--budget", help="stop before a run begins after this long, such as 6h or 90m")
-@click.option("--cluster", default="local", show_default=True, help="where agents live")
+@click.option("--cluster", default="local", show_default=True, help="where nodes are: local, ray[:HOST:PORT], slurm")
+@click.option("--slurm-nodes", type=click.IntRange(1, 1024), help="nodes to ask Slurm for [1]")
+@click.option("--slurm-partition", metavar="NAME", help="partition to ask for [Slurm's default]")
+@click.option("--slurm-set", multiple=True, metavar="OPTION=VALUE", help="further option of sbatch; may be repeated")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="order and prompts")
 @click.option("--dry-run", is_flag=True, help="print points, feasibility, launches and GPU-hours; measure nothing")
 @click.option("--json", "as_json", is_flag=True, help="close with JSON instead of tables")
@@ -92,6 +96,9 @@ def sweep(
     max_attempts: int | None,
     budget: str | None,
     cluster: str,
+    slurm_nodes: int | None,
+    slurm_partition: str | None,
+    slurm_set: tuple[str, ...],
     seed: int,
     dry_run: bool,
     as_json: bool,
@@ -107,10 +114,12 @@ def sweep(
         harness sweep deployments/simulated-dgx.yaml
         harness sweep my.yaml --budget 6h --points 200
         harness sweep my.yaml --points 200 --rounds 5
+        harness sweep my.yaml --cluster ray:10.0.0.1:6379
         harness sweep my.yaml --dry-run
     """
     loaded = with_rules(load_sweep(sweep_file(file)), repetitions, max_attempts)
-    _measure(loaded, results or default_results(loaded), rounds, points, budget, cluster, seed, dry_run, as_json)
+    slurm = slurm_order(cluster, budget, slurm_nodes, slurm_partition, slurm_set)
+    _measure(loaded, results or default_results(loaded), rounds, points, budget, cluster, seed, dry_run, as_json, slurm)
 
 
 @click.command(short_help="replay a trace on every deployment of a sweep file")
@@ -169,6 +178,32 @@ def _seconds(text: str, option: str) -> float:
     return parse_duration_s(text if text[-1:].isalpha() else f"{text}s", option)
 
 
+def slurm_order(
+    cluster: str, budget: str | None, nodes: int | None, partition: str | None, parameters: tuple[str, ...]
+) -> SlurmOrder | None:
+    """What to ask Slurm for; None where it is not to be asked.
+
+    Raises:
+        BadInput: options of Slurm without it, or Slurm without a budget.
+    """
+    if cluster != "slurm":
+        if nodes is not None or partition is not None or parameters:
+            raise BadInput("--cluster", cluster, "slurm, where --slurm-... is given")
+        return None
+    if budget is None:
+        raise BadInput("--budget", "(not given)", "a duration such as 6h with --cluster slurm: the jobs' time limit")
+    pairs = [item.partition("=") for item in parameters]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise BadInput("--slurm-set", name, "OPTION=VALUE, such as gpus-per-node=8")
+    return SlurmOrder(
+        nodes=nodes or 1,
+        budget_s=parse_duration_s(budget, "--budget"),
+        partition=partition or "",
+        parameters=tuple((name, value) for name, _, value in pairs),
+    )
+
+
 def _measure(
     sweep: Sweep,
     folder: Path,
@@ -179,6 +214,7 @@ def _measure(
     seed: int,
     dry_run: bool,
     as_json: bool,
+    slurm: SlurmOrder | None = None,
 ) -> None:
     check_cluster(cluster)
     budget_s = None if budget is None else parse_duration_s(budget, "--budget")
@@ -188,17 +224,17 @@ def _measure(
         print_estimate(estimate_sweep(sweep, planned, points, rounds, seed), console(), as_json)
         if points is not None and rounds > 1 and not as_json:
             click.echo(
-                "Rounds after the first are chosen when those before them are measured: of them the plan shows how many"
-                " points there are and what so many cost, not which."
+                "Rounds are chosen when they begin: of them the plan shows how many points there are and what so many"
+                " cost, not which."
             )
         return
     order, wall = SweepOrder(sweep, folder, seed, points, rounds, budget_s), WallClock()
-    with local_agents(sweep, seed, folder) as agents, sweep_progress() as progress:
+    with sweep_progress() as progress, open_nodes(cluster, sweep, seed, folder, progress.say, slurm) as (agents, fleet):
         in_rounds = None
         if points is not None and rounds > 1:
             in_rounds = Rounds(order, space, agents, learner, progress.say, wall)
         stages = None if in_rounds is None else in_rounds.stages
-        outcome = run_sweep(order, space, agents, progress, wall, shlex.join(sys.argv), stages)
+        outcome = run_sweep(order, space, agents, progress, wall, shlex.join(sys.argv), stages, fleet)
     learnt = None if in_rounds is None else in_rounds.outcome()
     summary = summarise(read_table(folder, "runs").to_pandas(), outcome.points)
     if as_json:
@@ -212,9 +248,17 @@ def _measure(
         click.echo(f"Budget spent: {outcome.runs_left} runs are left; run the same command again to go on.", err=True)
     for name, reasons in outcome.skipped:
         click.echo(f"harness: {name} was skipped: {'; '.join(reasons)}; run the same command again later", err=True)
+    for name, reason in outcome.withheld:
+        click.echo(f"harness: no further launch of {name} was begun: {reason}", err=True)
     if outcome.skipped and not outcome.runs_taken:
         raise click.exceptions.Exit(HarnessError.exit_code)
-    if outcome.skipped or outcome.points_given_up or outcome.probes.given_up:
+    lost = outcome.lost and outcome.runs_left and not outcome.budget_spent
+    if lost:
+        names = ", ".join(dict.fromkeys(name for name, _ in outcome.lost))
+        click.echo(
+            f"harness: {outcome.runs_left} runs are left, and {names} was lost; run the same command again", err=True
+        )
+    if outcome.skipped or outcome.points_given_up or outcome.probes.given_up or lost:
         raise click.exceptions.Exit(_EXIT_WITH_FAILURES)
 
 
@@ -243,4 +287,6 @@ def _outcome_json(outcome: SweepOutcome) -> dict[str, object]:
             "given_up": outcome.probes.given_up,
         },
         "skipped": {name: list(reasons) for name, reasons in outcome.skipped},
+        "lost": [{"node": name, "reason": reason} for name, reason in outcome.lost],
+        "withheld": dict(outcome.withheld),
     }

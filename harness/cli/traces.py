@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from harness.texts import printable
 from harness.units import format_duration
 from harness.workload.describe import REFERENCE_CONTEXT_TOKENS, Description, describe
 from harness.workload.library import fetch, fetched_state, find_trace, manifest, traces_folder
@@ -38,7 +39,7 @@ def list_() -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo(f"\nfolder: {traces_folder()}")
+    click.echo(f"\nfolder: {printable(str(traces_folder()))}")
     for citation in dict.fromkeys(entry.citation for entry in manifest()):
         click.echo(f"cite: {citation}")
 
@@ -54,7 +55,7 @@ def fetch_(name: str, folder: Path | None) -> None:
       harness traces fetch azure2023-conv
     """
     for known in [entry.name for entry in manifest()] if name == "all" else [name]:
-        click.echo(f"{known}: {_fetch_with_bar(known, folder)}")
+        click.echo(f"{known}: {printable(str(_fetch_with_bar(known, folder)))}")
 
 
 def _fetch_with_bar(name: str, folder: Path | None) -> Path:
@@ -91,7 +92,7 @@ def _table(figures: Description) -> str:
     gap_cv = "-" if figures.gap_cv is None else f"{figures.gap_cv:.2f} (1 is Poisson)"
     busiest = f"{figures.busiest_minute_requests} requests in the busiest minute"
     rows = [
-        ("name", figures.name),
+        ("name", printable(figures.name)),
         ("source", kind),
         ("sha256", figures.sha256),
         ("start", figures.start_utc),

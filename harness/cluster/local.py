@@ -1,7 +1,7 @@
 """Agents in this process: the simulated nodes of a sweep, or the machine itself."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,16 +24,31 @@ def local_agents(sweep: Sweep, seed: int, results: Path) -> Iterator[list[Agent]
         BadInput: this machine is none of the sweep's kinds of node, or MIG is enabled on a GPU.
         EngineUnavailable: none of the sweep's engines is installed here.
     """
+    kinds = [spec.kind for spec in sweep.nodes] if sweep.simulate else [""]
+    with ExitStack() as opened:
+        yield [opened.enter_context(open_agent(sweep, seed, results, kind, f"sim-{kind}")) for kind in kinds]
+
+
+@contextmanager
+def open_agent(sweep: Sweep, seed: int, results: Path, kind: str, name: str) -> Iterator[Agent]:
+    """The agent of one node: a simulated one of this kind and name, or, where nothing is simulated, this machine.
+
+    Raises:
+        BadInput: no such kind in the sweep, or as `local_agents`.
+        EngineUnavailable: as `local_agents`.
+    """
     if sweep.simulate:
-        now = datetime.now(UTC)
-        yield [Agent(SimulatedNode(spec, f"sim-{spec.kind}", seed, start_utc=now)) for spec in sweep.nodes]
+        found = [spec for spec in sweep.nodes if spec.kind == kind]
+        if not found:
+            raise BadInput("kind of node", kind, f"one of {sweep.path}: {', '.join(spec.kind for spec in sweep.nodes)}")
+        yield Agent(SimulatedNode(found[0], name, seed, start_utc=datetime.now(UTC)))
         return
     from harness.machine_node import MachineNode  # with its engines and clients, which no simulated sweep needs
 
     options = dict(zip(sweep.deployments, sweep.options, strict=True))
     with MachineNode(_this_machine(sweep), options, results / LOGS, sweep.rules) as node:
         node.check_engines()
-        yield [Agent(node)]
+        yield Agent(node)
 
 
 def _this_machine(sweep: Sweep) -> NodeSpec:
@@ -47,9 +62,3 @@ def _this_machine(sweep: Sweep) -> NodeSpec:
             "another sweep file, or a YAML with this node's figures; harness doctor says what works here",
         )  # fmt: skip
     return max(matching, key=lambda spec: spec.gpus)
-
-
-def check_cluster(name: str) -> None:
-    """Refuse clusters that this version cannot use."""
-    if name != "local":
-        raise BadInput("--cluster", name, "local", "leave the option out")

@@ -14,32 +14,36 @@ from harness.errors import BadInput
 from harness.points import NO_GPU, CpuSpec, GpuSpec, ModelShape, NodeSpec
 from harness.units import BYTES_PER_GIB
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Wide enough for any hardware, and narrow enough for the simulator's counters and clocks to hold what follows.
+Memory = Annotated[float, Field(ge=0.1, le=1e5)]
+Speed = Annotated[float, Field(ge=0.01, le=1e6)]
+Power = Annotated[float, Field(ge=0.1, le=1e5)]
+PowerOrNone = Annotated[float, Field(ge=0, le=1e5)]
+Register = Annotated[float, Field(ge=100, le=1e12)]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _GpuFile(Strict):
     kind: Name
     name: str
-    memory_gib: Positive
-    peak_tflops: Positive
-    memory_bandwidth_gb_per_s: Positive
-    link_bandwidth_gb_per_s: Positive
-    idle_w: Positive
-    tdp_w: Positive
+    memory_gib: Memory
+    peak_tflops: Speed
+    memory_bandwidth_gb_per_s: Speed
+    link_bandwidth_gb_per_s: Speed
+    idle_w: Power
+    tdp_w: Power
 
 
 class _CpuFile(Strict):
     name: str
     sockets: Annotated[int, Field(ge=1, le=16)]
-    idle_w: Positive
-    tdp_w: Positive
-    dram_idle_w: NotNegative
-    dram_tdp_w: NotNegative
+    idle_w: Power
+    tdp_w: Power
+    dram_idle_w: PowerOrNone
+    dram_tdp_w: PowerOrNone
     has_dram_counter: bool
-    package_wrap_j: Positive
-    dram_wrap_j: Positive
+    package_wrap_j: Register
+    dram_wrap_j: Register
 
 
 class _NodeFile(Strict):
@@ -142,7 +146,8 @@ def model_shape(name: str, field: str = "models", beside: Path | None = None) ->
             raise BadInput(field, str(path), "a config.json of at most 1 MiB")
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(field, str(path), "a readable Llama-shaped config.json", str(error).splitlines()[0]) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition(";")[0]
+        raise BadInput(field, f"{path}: {reason}", "a Llama-shaped config.json in JSON") from error
     if not isinstance(config, dict):
         raise BadInput(field, str(path), "a JSON object with hidden_size, num_hidden_layers, ...")
     shape_name = path.parent.name if path.name == "config.json" else path.stem

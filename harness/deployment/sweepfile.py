@@ -20,6 +20,7 @@ from harness.engines.base import LaunchOptions
 from harness.errors import BadInput
 from harness.plan import MeasurementRules
 from harness.points import Deployment, ModelShape, NodeSpec
+from harness.texts import shown_path
 from harness.units import parse_duration_s
 from harness.workload.slices import MAX_LENGTH_SCALE, MIN_LENGTH_SCALE, MIN_SLICE_S, parse_rate, parse_slice_rule
 
@@ -139,7 +140,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         BadInput: with the field, its value and what is accepted, as one line.
     """
-    where = str(path)
+    where = shown_path(path)
     _check_exists(path)
     try:
         file = _SweepFile.model_validate(load_yaml(path))
@@ -174,7 +175,9 @@ def _check_exists(path: Path) -> None:
     try:
         path.stat()
     except FileNotFoundError as error:
-        raise BadInput(str(path), "No such file or directory", "an existing sweep file", "check the path") from error
+        raise BadInput(
+            shown_path(path), "No such file or directory", "an existing sweep file", "check the path"
+        ) from error
     except (OSError, ValueError):
         return
 

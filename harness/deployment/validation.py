@@ -21,8 +21,12 @@ _ACCEPTED = {
     "missing": "a value: the field is required",
     "finite_number": "a finite number",
     "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "int_parsing_size": "a whole number of a usual size",
+    "float_type": "a number",
     "string_pattern_mismatch": "letters, digits, dots, dashes and underscores",
-    "string_type": "text (a duration with its unit, such as 60s; a number as text in quotes)",
+    "string_type": "text: in quotes where it looks like a number, and a duration with its unit, such as 60s",
+    "string_unicode": "text in Unicode",
     "too_short": "at least one entry",
     "bool_type": "true or false",
     "list_type": "a list",
@@ -36,12 +40,17 @@ def bad_input_of(error: ValidationError, where: str) -> BadInput:
     worst = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
     forms = {"str", "_Model", "int", "float"}
     parts = [part for part in worst["loc"] if part not in forms]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    accepted = _ACCEPTED.get(worst["type"]) or worst["msg"].removeprefix("Input should be ").removeprefix(
-        "Value error, "
-    )
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in parts).lstrip(".")
+    accepted = _ACCEPTED.get(worst["type"]) or worst["msg"]
+    for words in ("Input should be ", "String should have ", "Value error, "):
+        accepted = accepted.removeprefix(words)
     value = "(missing)" if worst["type"] == "missing" else worst["input"]
     return BadInput(f"{where}: {place}" if place else where, value, accepted)
+
+
+def _key(name: str) -> str:
+    """A key as messages write it: in quotes where it is no plain word."""
+    return name if name.isascii() and name.isidentifier() else repr(name)
 
 
 def bounded_s(text: str, field: str, least_s: float, most_s: float) -> float:

@@ -12,6 +12,7 @@ newest, which only grows. Names that start with a dot or an underscore are nobod
 """
 
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,9 @@ def current_generation(results: Path, table: str) -> Path | None:
         if not complete and place.is_symlink():
             raise UnreadableFile(f"{place}: leads nowhere; copy {GENERATIONS} along with it, or remove it") from None
         return complete[-1] if complete else None
+    except (OSError, RuntimeError):
+        # pathlib has an error of its own for a link that leads to itself.
+        raise UnreadableFile(f"{place}: cannot be followed; {_MOVE_AWAY}") from None
 
 
 def list_segments(folder: Path) -> list[Segment]:
@@ -104,7 +108,8 @@ def list_segments(folder: Path) -> list[Segment]:
         if path.name.startswith((".", "_")):
             continue
         match = _SEGMENT.fullmatch(path.name)
-        if match is None:
+        # A pipe would be waited for without end.
+        if match is None or not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableFile(f"{path}: not one of the harness's segments; {_MOVE_AWAY}")
         segments.append(Segment(path, int(match[1]), int(match[2] or match[1])))
     # A generation is renamed before its files go, so a listing that ends with the folder in place is whole.

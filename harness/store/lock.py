@@ -1,4 +1,4 @@
-"""One writer per results folder: an advisory lock that frees itself when its owner dies."""
+"""One writer, and one nightly job, per results folder: advisory locks that free themselves when their owner dies."""
 
 import contextlib
 import errno
@@ -22,16 +22,19 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 @contextlib.contextmanager
-def hold_lock(results: Path, command: str) -> Iterator[None]:
-    """Hold the folder's lock; its file names this process and `command`.
+def hold_lock(results: Path, command: str, name: str = LOCK) -> Iterator[None]:
+    """Hold a lock of the folder, by default the writer's; its file names this process and `command`.
 
     The lock is flock(2): the kernel drops it when the process ends, however it ends. The file stays.
+
+    Args:
+        name: of the lock's file in the folder.
 
     Raises:
         StoreRefused: another process holds it, or the file system has no locks.
         StoreFull, StoreError: the owner's name could not be written.
     """
-    path = results / LOCK
+    path = results / name
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
     try:

@@ -99,6 +99,9 @@ def _read(path: Path) -> bytes:
     """The file's content, uncompressed."""
     limit = f"{_FILE_FORM}, at most {_MAX_BYTES >> 20} MiB"
     try:
+        # A pipe that nobody writes to would be waited for without end, and a device read without end.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BadInput(str(path), "not a regular file", _FILE_FORM, "save it as a file")
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
         content = raw

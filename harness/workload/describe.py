@@ -52,7 +52,9 @@ class Description:
 
 def describe(trace: Trace) -> Description:
     """The figures of `trace`."""
-    per_minute = np.bincount((trace.arrival_s // _MINUTE_S).astype(np.int64))
+    # Only minutes with requests are kept: a damaged stamp may lie millennia behind the others.
+    occupied, per_minute = np.unique((trace.arrival_s // _MINUTE_S).astype(np.int64), return_counts=True)
+    minutes = int(occupied[-1]) + 1
     gaps_s = np.diff(trace.arrival_s)
     moves = trace.span_s > 0
     over = trace.prompt_tokens + trace.generated_tokens > REFERENCE_CONTEXT_TOKENS
@@ -65,8 +67,8 @@ def describe(trace: Trace) -> Description:
         span_s=trace.span_s,
         rate_per_s=len(trace) / trace.span_s if moves else None,
         gap_cv=float(gaps_s.std() / gaps_s.mean()) if moves else None,
-        minutes=len(per_minute),
-        empty_minutes=int((per_minute == 0).sum()),
+        minutes=minutes,
+        empty_minutes=minutes - len(occupied),
         busiest_minute_requests=int(per_minute.max()),
         over_context_share=float(over.mean()),
         prompt_tokens=_figures(trace.prompt_tokens),

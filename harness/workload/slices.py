@@ -50,7 +50,10 @@ def choose_slice(trace: Trace, duration_s: float, rule: str) -> float:
         return start_s
     step_s = duration_s / _WINDOWS_PER_SLICE
     windows = math.floor((trace.end_s - duration_s) / step_s + 1e-9) + 1
-    starts_s = np.arange(windows) * step_s
+    # Windows that may hold a request, and one more on each side for rounding: of a trace over years few do.
+    last = np.unique(np.floor(trace.arrival_s / step_s).astype(np.int64))
+    near = np.unique((last[:, np.newaxis] + np.arange(-_WINDOWS_PER_SLICE - 1, 2)).ravel())
+    starts_s = near[(near >= 0) & (near < windows)] * step_s
     counts = np.searchsorted(trace.arrival_s, starts_s + duration_s) - np.searchsorted(trace.arrival_s, starts_s)
     # The first window holds the first request, so that at least one is not empty.
     occupied = np.sort(counts[counts > 0])
@@ -182,15 +185,24 @@ def pick_lengths(trace: Trace, n: int, seed: int, max_context_tokens: int) -> In
     Raises:
         BadInput: more pairs than the trace has.
     """
-    lengths = clip_lengths(np.stack([trace.prompt_tokens, trace.generated_tokens], axis=1), max_context_tokens)
+    lengths = _fitted(trace, max_context_tokens)
     by_prompt = lengths[np.lexsort((lengths[:, 1], lengths[:, 0]))]
-    available = len(np.unique(by_prompt, axis=0))
+    available = different_lengths(trace, max_context_tokens)
     if not 0 <= n <= available:
         raise BadInput("number of lengths", n, f"0 to {available}, the different pairs of {trace.name}")
     taken: dict[tuple[int, int], None] = {}
     for prompt_quantile, generated_quantile in _sobol(n, seed):
         taken[_nearest_free(by_prompt, prompt_quantile, generated_quantile, taken)] = None
     return np.array(list(taken), dtype=np.int64).reshape(n, 2)
+
+
+def different_lengths(trace: Trace, max_context_tokens: int) -> int:
+    """How many different pairs of prompt and generated tokens a trace has after `clip-prompt`."""
+    return len(np.unique(_fitted(trace, max_context_tokens), axis=0))
+
+
+def _fitted(trace: Trace, max_context_tokens: int) -> IntArray:
+    return clip_lengths(np.stack([trace.prompt_tokens, trace.generated_tokens], axis=1), max_context_tokens)
 
 
 def _sobol(n: int, seed: int) -> npt.NDArray[np.float64]:

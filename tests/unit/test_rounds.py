@@ -333,6 +333,25 @@ def test_a_round_that_was_cut_short_is_finished_first(small: Sweep, tmp_path: Pa
     assert len(stand_in.orders) == 3
 
 
+class InUse(Agent):
+    """An agent whose node others use."""
+
+    def wait_until_free(self) -> tuple[str, ...]:
+        return ("in use by others",)
+
+
+def test_with_its_nodes_in_use_a_sweep_begins_no_further_round(small: Sweep, tmp_path: Path) -> None:
+    """It would be chosen without what this round is to teach."""
+    (tmp_path / "out").mkdir()
+    in_rounds, order = rounds_of(small, tmp_path / "out", StandIn(), 4, 3), SweepOrder(small, tmp_path / "out", 0, 4, 3)
+    agents = [InUse(agent.node) for agent in agents_of(small)]
+    done = run_sweep(order, space_of(small), agents, Silent(None), WallClock(), "test", in_rounds.stages)
+    assert done.skipped
+    assert done.runs_left == 4
+    assert len(read_rounds(tmp_path / "out", small.name)) == 1
+    assert in_rounds.outcome().stopped == "the last round is not finished"
+
+
 def taken(results: Path) -> list[str]:
     """Points with a settled repetition, in the order in which they were measured."""
     return [row.point_id for row in read_ledger(results) if row.purpose == "sweep" and row.status == "ok"]

@@ -1,0 +1,64 @@
+"""`--cluster`: where the agents of a sweep are."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.agent import Fleet, MeasuringAgent
+from harness.cluster.local import local_agents
+from harness.cluster.ray import START_LIMIT_S, ray_fleet
+from harness.cluster.slurm import SlurmOrder, slurm_fleet
+from harness.deployment.sweepfile import Sweep
+from harness.errors import BadInput
+
+_CLUSTER = re.compile(r"local|slurm|ray(:[^\s:]+:\d+)?")
+
+
+def check_cluster(cluster: str) -> None:
+    """Refuse what names no cluster, also where none is to be used.
+
+    Raises:
+        BadInput: no such cluster.
+    """
+    if not _CLUSTER.fullmatch(cluster):
+        raise BadInput("--cluster", cluster, "local, ray, ray:HOST:PORT or slurm")
+
+
+@contextmanager
+def open_nodes(
+    cluster: str,
+    sweep: Sweep,
+    seed: int,
+    results: Path,
+    say: Callable[[str], None],
+    slurm: SlurmOrder | None = None,
+) -> Iterator[tuple[Sequence[MeasuringAgent], Fleet | None]]:
+    """The agents that are there, and the fleet that they belong to; None where they are of this process.
+
+    Args:
+        cluster: what was given with `--cluster`.
+        say: told of nodes that cannot be used, and of waiting.
+        slurm: what to ask Slurm for, where that is to be asked.
+
+    Raises:
+        BadInput: no such cluster; what it needs is missing here; or as `local_agents`, `ray_fleet`, `slurm_fleet`.
+        ClusterError: no node can be reached.
+        EngineUnavailable: none of the sweep's engines is installed where it would measure.
+    """
+    check_cluster(cluster)
+    kind, _, address = cluster.partition(":")
+    if cluster == "local":
+        with local_agents(sweep, seed, results) as agents:
+            yield agents, None
+    elif kind == "ray":
+        with ray_fleet(sweep, seed, results, address, f"--cluster {cluster}") as fleet:
+            found = fleet.wait(START_LIMIT_S)
+            for error in fleet.refused.values():
+                say(f"A node does not measure: {error}")
+            yield found, fleet
+    elif slurm is not None:
+        with slurm_fleet(sweep, seed, results, slurm, say) as fleet:
+            yield fleet.present(), fleet
+    else:
+        raise BadInput("--cluster", cluster, "local, ray or ray:HOST:PORT")

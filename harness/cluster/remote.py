@@ -1,0 +1,118 @@
+"""The controller's half of a remote agent: asks the node-side half over a line, and notices when it is lost."""
+
+import contextlib
+import threading
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+from harness.cluster.nodeside import Fetched, Look, NodeFacts
+from harness.errors import AgentLost, Interrupted
+from harness.feasibility import node_obstacle
+from harness.node import NodeIdentity
+from harness.plan import Assignment, LaunchPlan
+from harness.points import Deployment, Environment, NodeSpec, Point, Source
+from harness.records import RunBundle
+
+ANSWER_LIMIT_S = 60.0
+"""A node that does not answer for so long is lost; what takes longer by its nature has so much more."""
+FETCH_S = 1.0
+LOOK_S = 120.0
+"""Three looks over half a minute, and a driver or an engine to ask for its version."""
+STOP_S = 5.0
+"""A repetition in hand may still end within this time; then its engine is ended with the agent."""
+
+
+class Line(Protocol):
+    """A way to a `NodeSide`."""
+
+    def ask(self, method: str, *given: object, limit_s: float, unless: threading.Event | None = None) -> Any:
+        """Call a method there.
+
+        Args:
+            unless: stop waiting once it is set.
+
+        Raises:
+            AgentLost: no answer within `limit_s`, or none that will come, or an error that nobody foresaw.
+            Interrupted: `unless` was set.
+        """
+        ...
+
+    def cut(self) -> None:
+        """End the node-side half, and with it its engine."""
+        ...
+
+
+class RemoteAgent:
+    """An agent whose node is another machine."""
+
+    def __init__(self, facts: NodeFacts, environments: Mapping[Deployment, Environment], line: Line) -> None:
+        self._facts, self._environments, self._line = facts, environments, line
+        self._interrupted = threading.Event()
+
+    @property
+    def name(self) -> str:
+        return self._facts.name
+
+    @property
+    def spec(self) -> NodeSpec:
+        return self._facts.spec
+
+    @property
+    def source(self) -> Source:
+        return self._facts.source
+
+    @property
+    def identity(self) -> NodeIdentity:
+        return self._facts
+
+    def hosts(self, deployment: Deployment) -> bool:
+        return deployment.gpu == self.spec.gpu_kind
+
+    def obstacle(self, point: Point) -> str:
+        return node_obstacle(point, self.spec)
+
+    def environment(self, deployment: Deployment) -> Environment:
+        return self._environments[deployment]
+
+    def wait_until_free(self) -> tuple[str, ...]:
+        """Raises AgentLost."""
+        try:
+            look: Look = self._line.ask("look", limit_s=ANSWER_LIMIT_S + LOOK_S, unless=self._interrupted)
+        except Interrupted:
+            return ("it was interrupted",)
+        # Whoever reads it has the old ones or the new ones.
+        self._environments = look.environments
+        return look.reasons
+
+    def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
+        """Raises AgentLost, with the repetition that was in hand."""
+        in_hand: Assignment | None = None
+        over = False
+        try:
+            self._line.ask("begin", plan, limit_s=ANSWER_LIMIT_S)
+            while not self._interrupted.is_set():
+                fetched: Fetched = self._line.ask("fetch", FETCH_S, limit_s=ANSWER_LIMIT_S + FETCH_S)
+                over = fetched.ended
+                yield from fetched.bundles
+                in_hand = fetched.in_hand
+                if over:
+                    if fetched.error is not None:
+                        raise fetched.error
+                    return
+        except AgentLost as error:
+            over = True
+            raise AgentLost(str(error), in_hand) from error
+        finally:
+            if not over:
+                self._stop()
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def _stop(self) -> None:
+        """Let the repetition in hand end if that is soon; else the agent goes, and its engine with it."""
+        stopped = False
+        with contextlib.suppress(AgentLost):
+            stopped = self._line.ask("stop", STOP_S, limit_s=STOP_S + ANSWER_LIMIT_S / 4)
+        if not stopped:
+            self._line.cut()

@@ -1,0 +1,218 @@
+"""Nodes that Slurm gives: a Ray head beside the controller, and a job for each node that joins it, through submitit.
+
+Each job has its node to itself until the controller ends or the time limit comes. One that Slurm preempts is queued
+again, and joins again as a node that came back.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.cluster.ray import KIND_LABEL, RESOURCE, RayFleet, ray_fleet
+from harness.cluster.rayconnect import host_ip, listens
+from harness.cluster.raytoken import write_token
+from harness.cluster.remote import RemoteAgent
+from harness.deployment.sweepfile import Sweep
+from harness.errors import BadInput, ClusterError
+
+FOLDER = ".cluster"
+"""In the results folder, which all nodes must see: the token, the head's log, what submitit writes."""
+MARGIN_S = 15 * 60.0
+"""Of a job's time limit over the budget: engines stop, runs are stored."""
+WAIT_FOR_REQUEUED_S = 1800.0
+_OBJECT_STORE_BYTES = 200_000_000
+_HEAD_LIMIT_S = 60.0
+_SAY_EVERY_S = 60.0
+_END_LIMIT_S = 15.0
+_RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
+_SMALL = ("--object-store-memory", str(_OBJECT_STORE_BYTES), "--include-log-monitor=false")
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmOrder:
+    """What to ask Slurm for.
+
+    Attributes:
+        nodes: jobs, of one node each.
+        budget_s: of the sweep; jobs get `MARGIN_S` more.
+        partition: empty: Slurm's default.
+        parameters: further options of sbatch, such as ("gpus-per-node", "8").
+        executor: `local` runs the jobs on this machine instead, for tests.
+    """
+
+    nodes: int
+    budget_s: float
+    partition: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
+    executor: Literal["slurm", "local"] = "slurm"
+
+
+class NodeJob:
+    """A job: a node of the Ray cluster until one of the two ends. It is pickled, with nothing secret in it."""
+
+    def __init__(self, address: str, environment: Mapping[str, str], kind: str) -> None:
+        self.address, self.environment, self.kind = address, dict(environment), kind
+
+    def __call__(self) -> int:
+        """Join, and stay; the exit code of Ray."""
+        command = [*_RAY, *_SMALL, "--address", self.address, "--resources", json.dumps({RESOURCE: 1})]
+        if self.kind:
+            command += ["--labels", f"{KIND_LABEL}={self.kind}"]
+        with _process(command, self.environment, None) as process:
+            return process.wait()
+
+    def checkpoint(self) -> Any:
+        """Asked for when Slurm preempts the job: the same again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+@contextmanager
+def slurm_fleet(
+    sweep: Sweep, seed: int, results: Path, order: SlurmOrder, say: Callable[[str], None]
+) -> Iterator[RayFleet]:
+    """Start a head, ask Slurm for nodes, and wait for the first one.
+
+    Args:
+        say: told in a line while that takes long.
+
+    Raises:
+        BadInput: submitit, Ray or Slurm is missing here, or Slurm refuses what is asked of it.
+        ClusterError: the head does not start; all jobs ended before a node joined.
+    """
+    folder = results.absolute() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = _executor(order, folder)
+    environment = write_token(folder / "token")
+    os.environ.update(environment)
+    kinds = [spec.kind for spec in sweep.nodes] if sweep.simulate else [""]
+    option, ip = "--cluster slurm", host_ip()
+    if ip.startswith("127."):
+        raise ClusterError(f"{option}: this machine has no address at which nodes could reach it")
+    with (
+        _head(ip, folder, environment) as address,
+        ray_fleet(sweep, seed, results, address, option, WAIT_FOR_REQUEUED_S) as fleet,
+    ):
+        jobs: list[Any] = []
+        try:
+            for number in range(order.nodes):
+                jobs.append(_submit(executor, NodeJob(address, environment, kinds[number % len(kinds)])))
+            _wait_for_nodes(fleet, jobs, say)
+            yield fleet
+        finally:
+            fleet.close()
+            for job in jobs:
+                job.cancel(check=False)
+            # A node that outlives its head lingers for a minute.
+            until_s = time.monotonic() + _END_LIMIT_S
+            while fleet.measuring() and time.monotonic() < until_s:
+                time.sleep(0.2)
+
+
+def _executor(order: SlurmOrder, folder: Path) -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise BadInput(
+            "--cluster", "slurm", "the extra slurm", "pip install 'harness[slurm]'; the nodes need it as well"
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder / "jobs", cluster=order.executor, slurm_max_num_timeout=0)
+    except RuntimeError as error:
+        raise BadInput("--cluster", f"slurm ({error})", "a machine with Slurm's sbatch and srun") from error
+    executor.update_parameters(
+        name="harness",
+        timeout_min=int((order.budget_s + MARGIN_S) // 60) + 1,
+        nodes=1,
+        tasks_per_node=1,
+        slurm_exclusive=True,
+        slurm_additional_parameters=dict(order.parameters),
+        **({"slurm_partition": order.partition} if order.partition else {}),
+    )
+    return executor
+
+
+def _submit(executor: Any, job: NodeJob) -> Any:
+    from submitit.core.utils import FailedJobError
+
+    try:
+        return executor.submit(job)
+    except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
+        raise BadInput("--cluster slurm", str(error), "what Slurm accepts", "--slurm-partition, --slurm-set") from error
+
+
+def _wait_for_nodes(fleet: RayFleet, jobs: Sequence[Any], say: Callable[[str], None]) -> Sequence[RemoteAgent]:
+    """Wait for the first node; a queue may be long.
+
+    Raises:
+        ClusterError: every job has ended.
+    """
+    said_s = time.monotonic()
+    while not (agents := fleet.present()):
+        if fleet.refused:
+            return fleet.wait(0.0)
+        if all(job.done() for job in jobs):
+            ends = [f"job {job.job_id}: {(job.stderr() or 'no output').strip().splitlines()[-1]}" for job in jobs]
+            raise ClusterError(f"every Slurm job ended before its node joined: {'; '.join(ends)}")
+        if time.monotonic() - said_s > _SAY_EVERY_S:
+            said_s = time.monotonic()
+            say("Waiting for Slurm: " + ", ".join(f"job {job.job_id} {job.state}" for job in jobs))
+        time.sleep(0.5)
+    return agents
+
+
+@contextmanager
+def _head(ip: str, folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """A Ray head on this machine, which measures nothing; its address.
+
+    Raises:
+        ClusterError: it does not start.
+    """
+    with socket.socket() as probe:
+        probe.bind((ip, 0))
+        port = probe.getsockname()[1]
+    command = [*_RAY, *_SMALL, "--head", "--node-ip-address", ip, "--port", str(port), "--num-cpus=0", "--num-gpus=0"]
+    log = folder / "head.log"
+    with _process([*command, "--include-dashboard=false"], environment, log) as process:
+        until_s = time.monotonic() + _HEAD_LIMIT_S
+        while not listens(ip, port):
+            if process.poll() is not None or time.monotonic() > until_s:
+                raise ClusterError(f"the Ray head did not start; see {log}")
+            time.sleep(0.2)
+        yield f"{ip}:{port}"
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """`ray start --block`, which ends all that it started when it is told to end."""
+    output = None if log is None else log.open("ab")
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if log is None else subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if output is not None:
+            output.close()
