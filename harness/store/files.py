@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,29 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise StoreFull(f"{path}: {error.strerror}; earlier runs are intact, free some space and resume") from error
         raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until this is over: they would drop the completed runs that are being written.
+
+    Their handlers are those of the main thread; in another one nothing is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in handlers.items() if handler is not None}
+    try:
+        for number in ours:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def make_folder(folder: Path) -> None:
@@ -84,6 +109,8 @@ def sync_folder(folder: Path) -> None:
 def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], small: bool, durable: bool) -> None:
     """Write a Parquet file, one row group per table, and put it in the place of `path` in one step.
 
+    Its pages have checksums: of numbers, most damaged bytes would be read as other numbers.
+
     Args:
         small: a segment that will be written again soon: quick to encode rather than compact.
         durable: it is on the disk when this returns, not only in the page cache.
@@ -98,7 +125,9 @@ def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], sma
     with disk_errors(path):
         try:
             with open_new(temporary) as handle:
-                with pq.ParquetWriter(handle, schema, use_dictionary=words, write_statistics=not small, **codec) as out:
+                with pq.ParquetWriter(
+                    handle, schema, use_dictionary=words, write_statistics=not small, write_page_checksum=True, **codec
+                ) as out:
                     for table in tables:
                         if table.num_rows:
                             out.write_table(table)

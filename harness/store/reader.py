@@ -13,6 +13,7 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError, UnreadableFile
+from harness.schema import SCHEMA_VERSION
 from harness.store.layout import (
     Header,
     Segment,
@@ -28,7 +29,9 @@ KEY_COLUMNS = ("point_id", "environment_id", "launch_id", "repetition", "attempt
 _ROWS_PER_PART = {"runs": 20_000, "requests": 200_000, "iterations": 200_000, "power": 200_000}
 """Some tens of MB in memory."""
 _ATTEMPTS = 20
-_FORMAT = pds.ParquetFileFormat()
+_FORMAT = pds.ParquetFileFormat(
+    default_fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 def read_table(
@@ -91,7 +94,15 @@ def read_segment(
         fragment = _FORMAT.make_fragment(handle)
         header = read_header(fragment.physical_schema, segment.path)
         schema = file_schema(table, header.source)
+        _check_columns(fragment, header, schema)
         return header, fragment.to_table(schema=schema, columns=columns, filter=rows)
+
+
+def _check_columns(fragment: pds.ParquetFileFragment, header: Header, schema: pa.Schema) -> None:
+    """Raises pa.ArrowInvalid: a segment of today's version without one of its columns, which would be read as nulls."""
+    missing = set(schema.names).difference(fragment.physical_schema.names)
+    if missing and header.version == SCHEMA_VERSION:
+        raise pa.ArrowInvalid(f"no column {min(missing)}, so it is damaged")
 
 
 @contextlib.contextmanager
@@ -100,7 +111,7 @@ def _unreadable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFile(f"{path}: {first_line}; move it out of the results folder") from error
 
@@ -135,7 +146,9 @@ def stream(segments: Iterable[Segment], table: str, source: str) -> Iterator[pa.
     waiting: list[pa.Table] = []
     for segment in segments:
         with _unreadable(segment.path), pa.OSFile(str(segment.path)) as handle:
-            for group in _FORMAT.make_fragment(handle).split_by_row_group():
+            fragment = _FORMAT.make_fragment(handle)
+            _check_columns(fragment, read_header(fragment.physical_schema, segment.path), schema)
+            for group in fragment.split_by_row_group():
                 waiting.append(group.to_table(schema=schema).replace_schema_metadata(schema.metadata))
                 if sum(part.num_rows for part in waiting) >= _ROWS_PER_PART[table]:
                     yield pa.concat_tables(waiting)

@@ -15,7 +15,7 @@ from harness.points import Source
 from harness.records import RunBundle
 from harness.schema import SCHEMAS, TABLES, tables_of
 from harness.store.compact import compact_table, prepare_table
-from harness.store.files import check_writable, make_folder, write_parquet
+from harness.store.files import check_writable, make_folder, uninterrupted, write_parquet
 from harness.store.layout import (
     GENERATIONS,
     Segment,
@@ -62,6 +62,7 @@ class Writer:
         self._open: dict[str, _Open] = {}
         self._run_ids: set[str] = set()
         self._unsure = False
+        self._grown = set(TABLES)
         make_folder(results)
         check_writable(results)
         with contextlib.ExitStack() as held:
@@ -89,14 +90,17 @@ class Writer:
     def append(self, bundles: Sequence[RunBundle]) -> None:
         """Write runs with their details; when it returns, they are there for every reader.
 
-        Each run is written whole or not at all, all of this call's at one instant.
+        Each run is written whole or not at all, all of this call's at one instant; SIGINT and SIGTERM wait until then.
 
         Raises:
             ValueError: a run that is there already, or of another source, or a null where none may be.
             StoreFull, StoreError: none of the runs was written.
         """
-        if not bundles:
-            return
+        if bundles:
+            with uninterrupted():
+                self._append(bundles)
+
+    def _append(self, bundles: Sequence[RunBundle]) -> None:
         rows = tables_of(list(bundles))
         for item in SCHEMAS["runs"]:
             if not item.nullable and rows["runs"][item.name].null_count:
@@ -126,17 +130,20 @@ class Writer:
                 number = last.number + (last.rows.num_rows > 0)
                 self._write(table, number, _chain(first, filled), small=False)
                 self._open[table] = _Open(number + 1, last.rows.schema.empty_table())
+                self._grown.add(table)
 
     def compact(self) -> None:
-        """Join small segments where there are many; quick when there is nothing to do.
+        """Join small segments where there are many; at once where no segment was filled since the last time.
 
         Raises:
             StoreFull, StoreError, UnreadableFile: the tables are as they were.
         """
         if self._unsure:
             self._recover()
-        for table in TABLES:
+        # Looking takes longer the more segments there are, and is done after every run.
+        for table in sorted(self._grown):
             compact_table(self._results, table, self._source, self._open[table].number, self._durable)
+            self._grown.discard(table)
 
     @contextlib.contextmanager
     def _writing(self, new_run_ids: Sequence[str]) -> Iterator[None]:
@@ -163,6 +170,7 @@ class Writer:
         grown = pa.concat_tables([last.rows, added]).combine_chunks()
         self._write(table, last.number, [grown], small=True)
         if grown.num_rows >= ROWS_PER_SEGMENT[table]:
+            self._grown.add(table)
             return _Open(last.number + 1, grown.schema.empty_table())
         return _Open(last.number, grown)
 
