@@ -1,7 +1,8 @@
 """What predictors learn from: configurations with their energies, of own runs and of published measurements."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from harness.deployment.catalog import model_shape
 from harness.errors import BadInput
@@ -44,6 +46,15 @@ _RUN_COLUMNS = (
     "generated_tokens", "engine", "token_budget", "gpu_energy_j", "gpu_prefill_energy_j", "point", "status", "purpose",
     "workload",
 )  # fmt: skip
+_VALID = (
+    (pc.field("workload") == "batch")
+    & (pc.field("status") == "ok")
+    & (pc.field("purpose") != "warmup")
+    & (pc.field("gpu") != NO_GPU)
+    & pc.field("gpu_energy_j").is_valid()
+)
+_MODEL = re.compile(r'"model":(\{[^{}]*\})')
+"""In the text of a point."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,10 +151,14 @@ def from_runs(
         StoreError, StoreRefused, UnreadableFile: as `harness.store.read_table`.
     """
     folders = [results] if isinstance(results, Path) else list(results)
-    tables = [read_table(folder, "runs", _RUN_COLUMNS).to_pandas() for folder in folders]
-    runs = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_RUN_COLUMNS))
-    valid = (runs["workload"] == "batch") & (runs["status"] == "ok") & (runs["purpose"] != "warmup")
-    runs = runs[valid & (runs["gpu"] != NO_GPU) & runs["gpu_energy_j"].notna()]
+    shapes: Mapping[str, ModelShape] = {}
+    tables = [pd.DataFrame(columns=list(_RUN_COLUMNS))]
+    for folder in folders:
+        table = read_table(folder, "runs", _RUN_COLUMNS, _VALID)
+        shapes = merged(shapes, _shapes_of(pc.unique(table["point"]).to_pylist()), "model")
+        # A point weighs more than all other columns together.
+        tables.append(table.drop_columns("point").to_pandas())
+    runs = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     where = ", ".join(str(folder) for folder in folders)
     if runs.empty:
         raise BadInput("results", where, "folders with valid runs of batches on GPUs", "run harness sweep first")
@@ -154,10 +169,10 @@ def from_runs(
     keys = ["point_id", "environment_id", "source"]
     grouped = runs.groupby(keys, sort=False)
     rows = grouped.first().drop(columns=energies).join(grouped[energies].mean())
-    scatter = grouped["gpu_energy_j"].std() / np.sqrt(grouped["gpu_energy_j"].count())
+    scatter: pd.Series[float] = grouped["gpu_energy_j"].std() / np.sqrt(grouped["gpu_energy_j"].count())
     rows = rows.assign(noise=scatter / rows["gpu_energy_j"]).reset_index()
     return Examples(
-        Configurations.from_frame(rows, _shapes_of(rows), {**known_gpus(), **(gpus or {})}),
+        Configurations.from_frame(rows, shapes, {**known_gpus(), **(gpus or {})}),
         rows["gpu_prefill_energy_j"].to_numpy(np.float64),
         rows["gpu_energy_j"].to_numpy(np.float64),
         rows["source"].to_numpy(np.str_),
@@ -232,12 +247,18 @@ def from_argonne(folder: Path | str) -> Examples:
     )
 
 
-def _shapes_of(rows: pd.DataFrame) -> Mapping[str, ModelShape]:
-    """Every run carries its model's dimensions in its point."""
-    found: dict[str, ModelShape] = {}
-    for point in rows["point"].drop_duplicates():
-        shape = ModelShape(**json.loads(point)["deployment"]["model"])
-        found = {**merged(found, {shape.name: shape}, "model")}
+def _shapes_of(points: Iterable[str]) -> Mapping[str, ModelShape]:
+    """Every run carries its model's dimensions in its point; of thousands of points there are few models."""
+    models: dict[str, dict[str, Any]] = {}
+    for point in points:
+        match = _MODEL.search(point)
+        text = point if match is None else match[1]
+        if text not in models:
+            models[text] = json.loads(point)["deployment"]["model"]
+    found: Mapping[str, ModelShape] = {}
+    for model in models.values():
+        shape = ModelShape(**model)
+        found = merged(found, {shape.name: shape}, "model")
     return found
 
 
