@@ -36,7 +36,7 @@ class Pace:
     Attributes:
         held_s: so long a run may wait for others, so that they are stored together; 0: each is on the disk at once.
         lasts_s: for so long agents are watched.
-        sizes: over folders of so many runs.
+        sizes: over folders of so many runs; of fewer, too little would be left to measure.
     """
 
     launch_s: float
@@ -53,9 +53,10 @@ PREDICTOR_RUNS = 10_000
 ALONE = ("status", "ledger", "all_columns", "plan", "examples", "targeted", "append")
 """Jobs in this order; `targeted` needs the predictor, `compaction` comes last, since it adds runs."""
 PACES: Mapping[str, Pace] = {
-    "real nodes, 10 times as fast, each run on the disk": Pace(7.5, 1.0, 0.0, 45.0, (10_000, 100_000)),
-    "real nodes, 10 times as fast, stored together": Pace(7.5, 1.0, 0.5, 45.0, SIZES),
-    "launch 0.5 s, repetition 0.2 s, stored together": Pace(0.5, 0.2, 0.5, 30.0, (10_000,)),
+    "real nodes, at their own speed, each run on the disk": Pace(75.0, 10.0, 0.0, 330.0, (100_000,)),
+    "real nodes, 10 times as fast, each run on the disk": Pace(7.5, 1.0, 0.0, 45.0, (100_000,)),
+    "real nodes, 10 times as fast, stored together": Pace(7.5, 1.0, 0.5, 45.0, (100_000, 1_000_000)),
+    "launch 0.5 s, repetition 0.2 s, stored together": Pace(0.5, 0.2, 0.5, 30.0, (100_000,)),
 }
 SEGMENTS = (100, 1_000, 10_000)
 """Of one table. A year of 64 nodes gives `power` some thousands."""
