@@ -4,8 +4,10 @@ Each job has its node to itself until the controller ends or the time limit come
 again, and joins again as a node that came back.
 """
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +34,8 @@ _OBJECT_STORE_BYTES = 200_000_000
 _HEAD_LIMIT_S = 60.0
 _SAY_EVERY_S = 60.0
 _END_LIMIT_S = 15.0
+_PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
 _RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 _SMALL = ("--object-store-memory", str(_OBJECT_STORE_BYTES), "--include-log-monitor=false")
 
@@ -191,6 +195,11 @@ def _head(ip: str, folder: Path, environment: Mapping[str, str]) -> Iterator[str
         yield f"{ip}:{port}"
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process as soon as its parent is gone, also one that was killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 @contextmanager
 def _process(
     command: Sequence[str], environment: Mapping[str, str], log: Path | None
@@ -204,6 +213,7 @@ def _process(
         stdout=output,
         stderr=None if log is None else subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
     try:
         yield process

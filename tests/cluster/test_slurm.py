@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.test_ray import LARGE, POINTS, REPETITIONS, assert_once, measured
+from tests.cluster.support import until
+from tests.cluster.test_ray import LARGE, POINTS, REPETITIONS, assert_once, measured, stored
 from tests.conftest import REPOSITORY
 from tests.integration.support import environment, harness, write_sweep
 
@@ -45,6 +46,21 @@ def test_a_preempted_job_is_queued_again_and_comes_back(tmp_path: Path) -> None:
     said = slurm_sweep(write_sweep(tmp_path, *LARGE, *more), tmp_path, 1, "preempt")
     assert (said["left"], said["lost"]) == (0, ["sim-dgx-h100"])
     assert_once(measured(tmp_path / "out"), POINTS // 2, MORE)
+
+
+def test_a_killed_controller_leaves_no_node_waiting(tmp_path: Path) -> None:
+    """Nobody would cancel its jobs: the head ends with it, the nodes with the head, the jobs with their nodes."""
+    file = write_sweep(tmp_path, *LARGE, (f"repetitions: {REPETITIONS}", f"repetitions: {MORE}"))
+    controller = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.slurm_child", file, tmp_path / "out", "1"], cwd=REPOSITORY,
+        env=environment(RAY_USAGE_STATS_ENABLED="0"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: stored(tmp_path / "out", "sim-dgx-a100") >= 5)
+    started = psutil.Process(controller.pid).children(recursive=True)
+    controller.kill()
+    controller.wait()
+    assert len(started) > 5
+    until(lambda: not any(one.is_running() for one in started))
 
 
 def test_without_slurm_one_line_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A node with a real engine process: the stand-in for Sarathi, on GPUs of the stand-in for NVML."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,12 @@ class RealTrial(Trial):
         found = (self.results / "logs").glob("*/engine.log")
         return sorted(found, key=lambda path: path.stat().st_ctime_ns)
 
-    def engine(self, child: Child, known: set[Path]) -> tuple[Path, list[psutil.Process]] | None:
-        """Log and processes of an engine that is not known yet, as soon as there is one; None if the sweep ends."""
+    def engine(self, child: Child, known: set[Path]) -> Path | None:
+        """Log of an engine that runs and is not known yet, as soon as there is one; None if the sweep ends."""
         while child.ended(0.02) is None:
             for log in self.logs():
-                if log not in known and (pids := writers(log)):
-                    return log, [psutil.Process(pid) for pid in pids]
+                if log not in known and writers(log):
+                    return log
         return None
 
     def engines_gone(self) -> bool:
@@ -73,6 +74,10 @@ class RealTrial(Trial):
 
 def server_of(log: Path) -> psutil.Process | None:
     """The engine's own process: the child of its keeper, which ends it."""
-    ours = [psutil.Process(pid) for pid in writers(log)]
-    below = [process for process in ours if process.ppid() in {one.pid for one in ours}]
-    return below[0] if below else None
+    pids = writers(log)
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.ppid() in pids:
+                return process
+    return None

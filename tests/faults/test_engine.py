@@ -57,9 +57,8 @@ def test_an_engine_killed_at_any_moment(faults: Faults, nursery: Nursery, tmp_pa
 
 def strike(trial: RealTrial, child: Child, rng: random.Random, known: set[Path]) -> Path | None:
     """Kill the next engine, a while after its start; its log, or None if it ended before."""
-    if (found := trial.engine(child, known)) is None:
+    if (log := trial.engine(child, known)) is None:
         return None
-    log, _ = found
     time.sleep(rng.uniform(0.0, 6.0))
     pids = writers(log)
     if not pids:
