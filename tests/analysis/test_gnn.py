@@ -40,9 +40,6 @@ from harness_analysis.gpus import known_gpus
 from harness_analysis.graph import KERNEL_TYPES, NODE_FEATURES, NODES
 from harness_analysis.metrics import coverage_pct, mape_pct
 
-# torch_geometric scripts some of its functions, which torch deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-
 MODELS = ("llama-2-7b", "llama-2-13b", "llama-3-8b")
 QUICK = Settings(schedule=Schedule(epochs=30, batch_size=64, learning_rate=5e-3, weight_decay=1e-3, clip=1.0))
 FACTORS = np.array([0.6, 0.3, 0.4, 0.4, 0.2, 3.0, 2.0, 0.5, 2.0, 0.7, 0.2, 0.3, 0.6, 0.5, 0.9, 1.5, 0.8, 0.5])
