@@ -491,7 +491,7 @@ def test_a_sweep_in_rounds_trains_between_them(tmp_path: Path) -> None:
         0,
     )
     first, second = read_rounds(tmp_path / "out", "small")
-    assert (first.kind, second.kind) == ("spread", "targeted")
+    assert (first.kind, second.kind) == ("drawn", "targeted")
     assert not point_ids([first]) & point_ids([second])
     scored = [one.accuracy for one in outcome.scored if one.accuracy]
     assert len(scored) == 2
