@@ -30,7 +30,6 @@ from harness.nights import (
     stem,
     with_night,
     write_night,
-    write_whole,
 )
 from harness.plan import LaunchPlan
 from harness.points import Source
@@ -44,6 +43,7 @@ from harness.schema import TABLES
 from harness.space import Space
 from harness.spending import LAUNCH_S, REPETITION_S, spending
 from harness.store import Writer
+from harness.store.files import write_whole
 from harness.store.layout import table_segments
 from harness.store.reader import row_count
 from harness.sweep import SweepOrder, SweepOutcome, run_sweep
@@ -143,7 +143,7 @@ def collect(
         look=tuple(look),
         page=f"{name}.html",
     )
-    write_whole(results / FOLDER / night.page, with_night(page(read_results(results)), night))
+    write_whole(results / FOLDER / night.page, with_night(page(read_results(results)), night).encode())
     record = write_night(results, name, night)
     drop_old(results, order.pages)
     keep(results)
@@ -171,7 +171,7 @@ def _measure(
         order = replace(order, budget_s=budget_s, expected_s=lambda plan: sum(times[plan.deployment.gpu]))
     in_rounds = None
     if order.points is not None and order.rounds > 1:
-        in_rounds = Rounds(order, space, nodes.agents, learner, _unsaid, wall)
+        in_rounds = Rounds(order, space, nodes.agents, learner, _unsaid, wall, nodes.fleet is not None)
     stages = None if in_rounds is None else in_rounds.stages
     return run_sweep(order, space, nodes.agents, Unseen(), wall, owner, stages, nodes.fleet)
 

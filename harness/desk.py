@@ -11,7 +11,7 @@ from harness.assemble import LaunchContext, unmeasured_run
 from harness.clock import Clock
 from harness.controller import Controller
 from harness.crew import Crew
-from harness.errors import AgentLost, StoreError
+from harness.errors import AgentLost
 from harness.order import Progress, Stage, SweepOrder, SweepOutcome
 from harness.plan import Assignment, LaunchPlan, Probes
 from harness.points import Deployment, Point
@@ -19,6 +19,7 @@ from harness.probes import PointKey, ProbeStanding
 from harness.records import INTERRUPTED, RunBundle
 from harness.shelf import Shelf
 from harness.store import read_ledger
+from harness.store.files import write_whole
 from harness.units import format_duration
 
 PLAN_PREFIX = "plan-"
@@ -273,10 +274,4 @@ def _write_plan(order: SweepOrder, points: Iterable[PointKey], probes: ProbeStan
         "probe_launches": order.sweep.rules.probes.launches,
     }
     path = order.results / f"{PLAN_PREFIX}{order.sweep.name}.json"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.touch(mode=0o664)
-        temporary.write_text(json.dumps(content) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+    write_whole(path, (json.dumps(content) + "\n").encode())

@@ -6,14 +6,13 @@ whole or not at all, at the end of a night that was not cut short.
 
 import html
 import json
-import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.nightprobes import NodeProbes
-from harness.store.files import disk_errors, make_folder
+from harness.store.files import write_whole
 from harness.trainer import Accuracy
 from harness.units import format_duration
 
@@ -109,27 +108,8 @@ def write_night(results: Path, name: str, night: Night) -> Path:
         StoreError: it cannot be written.
     """
     path = results / FOLDER / f"{name}.json"
-    write_whole(path, json.dumps(night.as_json(), indent=1, allow_nan=False) + "\n")
+    write_whole(path, (json.dumps(night.as_json(), indent=1, allow_nan=False) + "\n").encode())
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that is there whole or not at all, on the disk when this returns.
-
-    Raises:
-        StoreError: it cannot be written; what was there before is.
-    """
-    make_folder(path.parent)
-    waiting = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        try:
-            with waiting.open("w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            waiting.replace(path)
-        finally:
-            waiting.unlink(missing_ok=True)
 
 
 def last_learnt(results: Path, sweep: str) -> Learnt | None:

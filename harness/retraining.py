@@ -4,7 +4,6 @@ Which configurations test follows from their content, so last night's predictor 
 is kept as `predictor/last-night` until a night ends whole.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from harness.nights import Learnt
 from harness.predictorfiles import predictor_of
 from harness.rounds import LEAST_TESTS, Learner
 from harness.store import read_ledger
+from harness.store.files import write_whole
 from harness.trainer import Accuracy, ScoreOrder, Scores, Trainer, TrainOrder
 
 KEPT = "last-night"
@@ -64,9 +64,7 @@ def keep(results: Path) -> None:
     for suffix in _SUFFIXES:
         source, target = tonight.with_name(tonight.name + suffix), kept.with_name(kept.name + suffix)
         if source.is_file():
-            waiting = target.with_name(f".{target.name}.tmp")
-            shutil.copyfile(source, waiting)
-            waiting.replace(target)
+            write_whole(target, source.read_bytes())
 
 
 def regression(tonight: Accuracy, last_mape_pct: float, last_eba10_pct: float) -> str:

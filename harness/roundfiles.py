@@ -16,7 +16,7 @@ from typing import Any
 from harness.errors import UnreadableFile
 from harness.records import SETTLED
 from harness.store import read_ledger
-from harness.store.files import disk_errors, make_folder
+from harness.store.files import disk_errors, make_folder, write_whole
 from harness.trainer import Accuracy
 
 FOLDER = "rounds"
@@ -115,7 +115,7 @@ def begin(results: Path, made: Round) -> Round:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
-            temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", "utf-8")
+            write_whole(temporary, _text(made))
             # A link is made whole, and only where nothing is: two that begin a round at once have the same one.
             os.link(temporary, path)
         except FileExistsError:
@@ -149,11 +149,7 @@ def write_scored(results: Path, sweep: str, scored: Scored) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    path = _scored_path(results, sweep, scored.number)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        temporary.write_text(json.dumps(asdict(scored), indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+    write_whole(_scored_path(results, sweep, scored.number), _text(scored))
 
 
 def point_ids(rounds: Iterable[Round]) -> frozenset[str]:
@@ -167,6 +163,10 @@ def _path(results: Path, sweep: str, number: int) -> Path:
 
 def _scored_path(results: Path, sweep: str, number: int) -> Path:
     return results / FOLDER / f"{sweep}-{number:04d}.scored.json"
+
+
+def _text(content: Round | Scored) -> bytes:
+    return (json.dumps(asdict(content), indent=1) + "\n").encode()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Rounds:
         learner: asked when there is something to learn from: a trainer takes seconds to load.
         say: told in a line what happens between rounds.
         wall: of the order's budget, which begins now.
+        at_once: the agents measure at the same time, so that a budget is as many times its hours.
 
     Raises:
         ValueError: an order without points.
@@ -69,12 +70,13 @@ class Rounds:
         learner: Callable[[], Learner],
         say: Callable[[str], None],
         wall: Clock,
+        at_once: bool = False,
     ) -> None:
         if order.points is None:
             raise ValueError("rounds have a number of points")
         self._order, self._space, self._agents = order, in_looks(space), agents
         self._points = order.points
-        self._find_learner, self._say, self._wall = learner, say, wall
+        self._find_learner, self._say, self._wall, self._at_once = learner, say, wall, at_once
         self._deadline_s = None if order.budget_s is None else wall.monotonic_s() + order.budget_s
         self._feasible = can_run(agents)
         self._stopped = "the last round is not finished"
@@ -287,7 +289,8 @@ class Rounds:
         if self._deadline_s is None or self._agents[0].source == "simulated":
             return float("inf")
         left_s = max(self._deadline_s - self._wall.monotonic_s(), 0.0)
-        return left_s * max(max(agent.spec.gpus, 1) for agent in self._agents)
+        gpus = [max(agent.spec.gpus, 1) for agent in self._agents]
+        return left_s * (sum(gpus) if self._at_once else max(gpus))
 
     def _no_gain(self) -> str:
         if self._gpu_s_left() < float("inf"):

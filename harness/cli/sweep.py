@@ -232,7 +232,7 @@ def _measure(
     with sweep_progress() as progress, open_nodes(cluster, sweep, seed, folder, progress.say, slurm) as (agents, fleet):
         in_rounds = None
         if points is not None and rounds > 1:
-            in_rounds = Rounds(order, space, agents, learner, progress.say, wall)
+            in_rounds = Rounds(order, space, agents, learner, progress.say, wall, fleet is not None)
         stages = None if in_rounds is None else in_rounds.stages
         outcome = run_sweep(order, space, agents, progress, wall, shlex.join(sys.argv), stages, fleet)
     learnt = None if in_rounds is None else in_rounds.outcome()

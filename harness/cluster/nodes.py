@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.agent import Fleet, MeasuringAgent
 from harness.cluster.local import local_agents
-from harness.cluster.ray import START_LIMIT_S, ray_fleet
+from harness.cluster.ray import START_LIMIT_S, RayFleet, ray_fleet
 from harness.cluster.slurm import SlurmOrder, slurm_fleet
 from harness.deployment.sweepfile import Sweep
 from harness.errors import BadInput
@@ -54,11 +54,23 @@ def open_nodes(
     elif kind == "ray":
         with ray_fleet(sweep, seed, results, address, f"--cluster {cluster}") as fleet:
             found = fleet.wait(START_LIMIT_S)
-            for error in fleet.refused.values():
-                say(f"A node does not measure: {error}")
+            said = _say_refused(fleet, frozenset(), say)
             yield found, fleet
+            # Those that joined meanwhile.
+            _say_refused(fleet, said, say)
+            kinds = {agent.spec.gpu_kind for agent in (*found, *fleet.present())}
+            for gpu in sorted({deployment.gpu for deployment in sweep.deployments} - kinds):
+                say(f"No node with {gpu} measured: what the sweep asks of that kind is left.")
     elif slurm is not None:
         with slurm_fleet(sweep, seed, results, slurm, say) as fleet:
             yield fleet.present(), fleet
     else:
         raise BadInput("--cluster", cluster, "local, ray or ray:HOST:PORT")
+
+
+def _say_refused(fleet: RayFleet, said: frozenset[str], say: Callable[[str], None]) -> frozenset[str]:
+    """Tell of the nodes that were refused, each once; all that were told of by now."""
+    for node_id, error in fleet.refused.items():
+        if node_id not in said:
+            say(f"A node does not measure: {error}")
+    return frozenset(fleet.refused)

@@ -6,6 +6,7 @@ which kind of node it simulates. The node on which the controller runs never mea
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ FLAG = "ray_running"
 START_LIMIT_S = 180.0
 """For an actor to start and say what it is: imports, meters, engines asked for their versions."""
 WAIT_FOR_LOST_S = 120.0
+_MOST_STARTS = 3
+"""Of the actor of one node, while none comes up."""
 
 
 class RayLine:
@@ -79,6 +82,7 @@ class RayFleet:
         self._patience_s = patience_s
         self._own_node = ray.get_runtime_context().get_node_id()
         self._members: dict[str, _Member] = {}
+        self._starts: Counter[str] = Counter()
         self.refused: dict[str, HarnessError] = {}
 
     @property
@@ -113,7 +117,7 @@ class RayFleet:
         """
         until_s = time.monotonic() + limit_s
         agents = self.present()
-        while any(member.agent is None for member in self._members.values()) and time.monotonic() < until_s:
+        while self._are_coming() and time.monotonic() < until_s:
             time.sleep(0.1)
             agents = self.present()
         if not agents:
@@ -122,6 +126,11 @@ class RayFleet:
             started = f"ray start --address=HEAD:PORT --resources='{{\"{RESOURCE}\": 1}}'"
             raise ClusterError(f"no node of the Ray cluster measures; start one with: {started}")
         return agents
+
+    def _are_coming(self) -> bool:
+        """Whether a node that measures has neither an agent nor been refused yet."""
+        found = (self._members.get(node["NodeID"]) for node in self.measuring() if node["NodeID"] not in self.refused)
+        return any(member is None or member.agent is None for member in found)
 
     def close(self) -> None:
         """End all agents."""
@@ -155,6 +164,7 @@ class RayFleet:
             )
             .remote(order)
         )
+        self._starts[node_id] += 1
         self._members[node_id] = _Member(
             node_id, order, actor, actor.describe.remote(), actor.environments.remote(), time.monotonic()
         )
@@ -198,10 +208,15 @@ class RayFleet:
             cause = error.cause if isinstance(error.cause, HarnessError) else ClusterError(in_a_line(error))
             self._refuse(member, cause)
         except self._ray.exceptions.RayActorError as error:
-            self._refuse(member, ClusterError(in_a_line(error)))
+            # It died as it started; where its node did not, it is started again.
+            if self._starts[member.node_id] < _MOST_STARTS:
+                self._drop(member)
+            else:
+                self._refuse(member, ClusterError(in_a_line(error)))
         except HarnessError as error:
             self._refuse(member, error)
         else:
+            self._starts.pop(member.node_id)
             member.agent = RemoteAgent(facts, environments, RayLine(self._ray, member.actor, facts.name))
 
     def _check(self, facts: NodeFacts) -> None:

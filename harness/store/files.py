@@ -106,6 +106,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file that is there whole or not at all, on the disk when this returns.
+
+    Raises:
+        StoreFull, StoreError: it cannot be written; what was there before is.
+    """
+    make_folder(path.parent)
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with open_new(waiting) as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            waiting.replace(path)
+            sync_folder(path.parent)
+        finally:
+            waiting.unlink(missing_ok=True)
+
+
 def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], small: bool, durable: bool) -> None:
     """Write a Parquet file, one row group per table, and put it in the place of `path` in one step.
 

@@ -131,6 +131,25 @@ def test_an_agent_that_dies_alone_is_started_again(tmp_path: Path, secret: dict[
     assert_once(measured(results), POINTS // 2)
 
 
+def test_an_agent_that_dies_as_it_starts_is_started_again(tmp_path: Path, secret: dict[str, str]) -> None:
+    """Refused for the call, its node's points would be left without a word."""
+    file = write_sweep(tmp_path, *LARGE, ("[dgx-a100, dgx-h100]", "[dgx-h100]"))
+    with real_cluster(secret) as cluster:
+        raylet = psutil.Process(cluster.add("dgx-h100"))
+        sweep = start_sweep(cluster, file, "--results", tmp_path / "out", cwd=tmp_path)
+        agents: list[psutil.Process] = []
+
+        def found() -> bool:
+            agents[:] = [child for child in raylet.children() if "RayNodeSide" in " ".join(child.cmdline())]
+            return bool(agents)
+
+        until(found)
+        agents[0].kill()
+        code, said, err = finished(sweep)
+    assert (code, said["runs_left"]) == (0, 0), err
+    assert_once(measured(tmp_path / "out"), POINTS // 2)
+
+
 def test_a_head_that_dies_between_rounds_loses_and_doubles_nothing(tmp_path: Path, secret: dict[str, str]) -> None:
     file = write_sweep(tmp_path, *LARGE)
     results = tmp_path / "out"

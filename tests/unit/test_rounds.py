@@ -1,6 +1,8 @@
 """Rounds of a sweep: what is picked is new, can run, and is the same again; what was begun is finished first."""
 
 import json
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
@@ -331,6 +333,18 @@ def test_a_round_that_was_cut_short_is_finished_first(small: Sweep, tmp_path: Pa
     assert set(taken(results)[len(settled) :][: len(missing)]) == missing
     assert read_rounds(results, small.name)[:2] == (first, second)
     assert len(stand_in.orders) == 3
+
+
+def test_what_a_sweep_writes_is_not_for_everyone_to_change(small: Sweep, tmp_path: Path) -> None:
+    """Whatever the umask; what the stand-in writes as its predictor is its own."""
+    before = os.umask(0)
+    try:
+        measured(small, tmp_path / "out", StandIn(), 4, 2)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "out").rglob("*") if not path.is_symlink() and "predictor" not in path.parts]
+    assert {path.name for path in files} >= {"small-0001.json", "small-0001.scored.json", "plan-small.json"}
+    assert not [path for path in files if path.stat().st_mode & stat.S_IWOTH]
 
 
 class InUse(Agent):

@@ -6,7 +6,6 @@ not at all, the JSON last; it knows the other's checksum, so halves of two train
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.numpy import save as to_bytes
 
 from harness.errors import BadInput
 from harness.points import FloatArray
+from harness.store.files import write_whole
 from harness_analysis.baselines.terms import TERMS
 from harness_analysis.baselines.whitebox import Factors
 from harness_analysis.gnn.calibration import KINDS, Calibration, Range
@@ -44,7 +44,7 @@ def save(predictor: Ours, path: Path, card: Mapping[str, object]) -> tuple[Path,
 
     Raises:
         ValueError: not fitted.
-        OSError: a file cannot be written; what was there before is.
+        StoreError: a file cannot be written; what was there before is.
     """
     fitted = predictor.fitted
     if fitted is None:
@@ -67,21 +67,11 @@ def save(predictor: Ours, path: Path, card: Mapping[str, object]) -> tuple[Path,
         "card": dict(card),
     }
     weights_path, card_path = path.with_name(f"{path.name}.safetensors"), path.with_name(f"{path.name}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = to_bytes({name: np.ascontiguousarray(values) for name, values in arrays.items()})
     about["weights_sha256"] = hashlib.sha256(weights).hexdigest()
-    _write_whole(weights_path, weights)
-    _write_whole(card_path, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(weights_path, weights)
+    write_whole(card_path, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
     return weights_path, card_path
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        waiting.write_bytes(content)
-        waiting.replace(path)
-    finally:
-        waiting.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[Ours, Mapping[str, Any]]:
