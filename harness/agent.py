@@ -28,12 +28,22 @@ class MeasuringAgent(Protocol):
     def source(self) -> Source: ...
 
     @property
+    def parts(self) -> "tuple[MeasuringAgent, ...]":
+        """Agents that it is made of; itself where it is one."""
+        ...
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes it measures on; those of its deployments."""
+        ...
+
+    @property
     def identity(self) -> NodeIdentity:
         """For records of what was not measured."""
         ...
 
     def hosts(self, deployment: Deployment) -> bool:
-        """Whether the deployment asks for this node's kind of GPU."""
+        """Whether the deployment asks for this kind of GPU, on as many nodes."""
         ...
 
     def obstacle(self, point: Point) -> str:
@@ -73,6 +83,15 @@ class Fleet(Protocol):
         """This one did not answer; it is present no more."""
         ...
 
+    @property
+    def most_together(self) -> int:
+        """How many nodes the widest deployment spans."""
+        ...
+
+    def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
+        """Agents that are each made of several of these; the same ones for the same parts."""
+        ...
+
 
 class Agent:
     """Measures on one node. It writes no shared state: runs come back as records."""
@@ -100,8 +119,16 @@ class Agent:
     def source(self) -> Source:
         return self._node.source
 
+    @property
+    def parts(self) -> tuple[MeasuringAgent, ...]:
+        return (self,)
+
+    @property
+    def nodes(self) -> int:
+        return self._node.machines
+
     def hosts(self, deployment: Deployment) -> bool:
-        return deployment.gpu == self.spec.gpu_kind
+        return deployment.gpu == self.spec.gpu_kind and deployment.nodes == self.nodes
 
     def obstacle(self, point: Point) -> str:
         return node_obstacle(point, self.spec)

@@ -5,12 +5,14 @@ are waited for in threads of a pool, one each; what they bring comes back throug
 
     idle -> look whether it is free -> ask for a launch -> measure, run by run -> idle ...
 
-An agent for which nothing is left waits while others measure: what a lost node was to measure comes back to it.
+An agent for which nothing is left waits while others measure: what a lost node was to measure comes back to it, and
+several that wait are put together for what spans as many nodes.
 """
 
 import queue
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,6 +83,7 @@ class Crew:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._known: dict[int, MeasuringAgent] = {}
+        self._teams: dict[int, MeasuringAgent] = {}
         self._idle: dict[int, MeasuringAgent] = {}
         self._busy: dict[_Result, _Task] = {}
         self._lost: dict[str, MeasuringAgent] = {}
@@ -115,6 +118,7 @@ class Crew:
                 self._changed = False
                 for agent in [agent for agent in self._idle.values() if self._desk.has_work(agent)]:
                     self._begin(pool, _Task(agent, None))
+                self._team_up(pool)
             if not self._busy and (self._stopping.is_set() or not self._may_come_back()):
                 return
             try:
@@ -136,8 +140,20 @@ class Crew:
                 self._desk.join(agent)
                 self._changed = True
 
+    def _team_up(self, pool: ThreadPoolExecutor) -> None:
+        """Begin what only several can do together, among those that have nothing left to do alone."""
+        for team in self._fleet.teams(list(self._idle.values())):
+            if not all(id(part) in self._idle for part in team.parts):
+                continue
+            if id(team) not in self._teams:
+                self._teams[id(team)] = team
+                self._desk.join(team)
+            if self._desk.has_work(team):
+                self._begin(pool, _Task(team, None))
+
     def _begin(self, pool: ThreadPoolExecutor, task: _Task) -> None:
-        self._idle.pop(id(task.agent), None)
+        for part in task.agent.parts:
+            self._idle.pop(id(part), None)
         future = pool.submit(self._do, task)
         self._busy[future] = task
         # After all runs that it brings, since the thread that brings them calls back.
@@ -169,28 +185,35 @@ class Crew:
         try:
             reasons = message.result()
         except AgentLost as error:
-            self._losses[agent.name] += 1
-            self._lost[agent.name], self._lost_s = agent, self._wall.monotonic_s()
-            self._looked_s = -float("inf")
-            self._fleet.lost(agent)
+            gone = [part for part in agent.parts if part.name == error.node] or agent.parts[:1]
+            for part in gone:
+                self._losses[part.name] += 1
+                self._lost[part.name] = part
+                self._fleet.lost(part)
+            self._lost_s, self._looked_s = self._wall.monotonic_s(), -float("inf")
+            self._rest(part for part in agent.parts if part not in gone)
             self._desk.lose(agent, plan, error)
             return
         if plan is not None:
             self._desk.ended(agent, plan)
-            self._idle[id(agent)] = agent
+            self._rest(agent.parts)
         elif reasons:
             if not self._stopping.is_set():
                 self._desk.skip(agent, reasons)
         elif not self._stopping.is_set() and (following := self._desk.next_launch(agent)) is not None:
             self._begin(pool, _Task(agent, following))
         else:
-            self._idle[id(agent)] = agent
+            self._rest(agent.parts)
+
+    def _rest(self, parts: Iterable[MeasuringAgent]) -> None:
+        self._idle |= {id(part): part for part in parts}
 
     def _may_come_back(self) -> bool:
-        """Whether only a lost node could go on (or there is none yet), and it may still come."""
+        """Whether only a lost node could go on (or there are too few yet), and it may still come."""
         if self._wall.monotonic_s() - self._lost_s >= self._fleet.patience_s:
             return False
-        if not self._known:
+        if len(self._known) < self._fleet.most_together:
             return True
         waited_for = [agent for name, agent in self._lost.items() if self._losses[name] < self._most_losses]
+        waited_for += [team for team in self._teams.values() if any(part in waited_for for part in team.parts)]
         return any(self._desk.has_work(agent) for agent in waited_for)

@@ -78,7 +78,7 @@ class Desk:
         """One of each kind: nodes that are alike can run the same points, in the same environments."""
         found: dict[object, MeasuringAgent] = {}
         for agent in self._agents.values():
-            found.setdefault((agent.spec, self._controller.environments(agent)), agent)
+            found.setdefault((agent.spec, agent.nodes, self._controller.environments(agent)), agent)
         return list(found.values())
 
     def take_turns(self) -> bool:

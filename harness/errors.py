@@ -6,7 +6,8 @@ HarnessError                      exit code 1
 |-- MeasurementError              a counter that cannot be believed; the run becomes invalid
 |   |-- CounterWentBack           a decrease that no wrap explains (driver reload)
 |   |-- CounterLost               a counter that stopped answering
-|   `-- WindowTooShort            not enough counter updates around the window
+|   |-- WindowTooShort            not enough counter updates around the window
+|   `-- ClocksApart               two machines' times cannot be told from one another well enough
 |-- EngineError                   the run becomes failed, with the log's tail
 |   |-- EngineUnavailable         no such engine here
 |   |-- LaunchFailed              it did not become ready
@@ -75,6 +76,10 @@ class CounterLost(MeasurementError):
 
 class WindowTooShort(MeasurementError):
     """Too few counter updates around the window to place its ends."""
+
+
+class ClocksApart(MeasurementError):
+    """How another machine's clock differs from ours is not known well enough, or changes."""
 
 
 class EngineError(HarnessError):
@@ -148,11 +153,15 @@ class AgentLost(HarnessError):
     Args:
         message: which one, and how that was noticed.
         in_hand: the `harness.plan.Assignment` that it was measuring, or None where it measured nothing.
+        node: name of the node, where several measured together and this one was lost.
     """
 
-    def __init__(self, message: str, in_hand: object = None) -> None:
-        self.in_hand = in_hand
-        super().__init__(message)
+    def __init__(self, message: str, in_hand: object = None, node: str = "") -> None:
+        self.in_hand, self.node = in_hand, node
+        super().__init__(message, in_hand, node)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ClusterError(HarnessError):

@@ -81,7 +81,7 @@ def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, 
     first = space.first(None if points is None else points * rounds, feasible)
     for node in sweep.nodes:
         groups: list[Group] = []
-        environments: dict[str, list[Group]] = {}
+        environments: dict[tuple[str, int], list[Group]] = {}
         for group in first.groups:
             if group.deployment.gpu != node.gpu_kind:
                 continue
@@ -92,7 +92,8 @@ def estimate_sweep(sweep: Sweep, space: Space, points: int | None, rounds: int, 
                 continue
             groups.append(replace(group, candidates=kept))
             # On one kind of node with one set of drivers, engines make the environments.
-            environments.setdefault(group.deployment.limits.engine, []).append(groups[-1])
+            alike = (group.deployment.limits.engine, group.deployment.nodes)
+            environments.setdefault(alike, []).append(groups[-1])
             listed += [item.point.label for item in kept]
         taken = [_unknown(sweep, group, options[group.deployment], "sweep") for group in groups]
         every = -(-len(groups) // max(_MOST_SIMULATED // len(sweep.nodes), 1)) or 1
@@ -154,8 +155,10 @@ def _like_the_simulated(launches: list[LaunchEstimate]) -> list[LaunchEstimate]:
 
 
 def _launch_s(node: NodeSpec, sweep: Sweep, group: Group, space: Space, seed: int, repetitions: int) -> float:
-    """Node seconds of one launch with so many repetitions of each point."""
-    simulated = SimulatedNode(node, f"estimate-{node.kind}", seed)
+    """Node seconds of one launch with so many repetitions of each point, of all its nodes."""
+    name, nodes = f"estimate-{node.kind}", group.deployment.nodes
+    others = tuple(f"{name}-{number}" for number in range(2, nodes + 1))
+    simulated = SimulatedNode(node, name, seed, beside=others)
     assignments = tuple(Assignment(item.point, 1, 1) for item in group.candidates)
     plan = LaunchPlan(sweep.name, group.deployment, assignments, sweep.rules, seed, space.schedules)
     begun_s = simulated.clock.monotonic_s()
@@ -167,7 +170,7 @@ def _launch_s(node: NodeSpec, sweep: Sweep, group: Group, space: Space, seed: in
             launch_s += passed_s
         else:
             repetition_s += passed_s
-    return launch_s + repetition_s * repetitions
+    return (launch_s + repetition_s * repetitions) * nodes
 
 
 def print_estimate(estimate: Estimate, out: Console, as_json: bool) -> None:

@@ -72,9 +72,10 @@ def deployment_obstacle(deployment: Deployment, gpu: GpuSpec | None, places: int
     """
     model, limits = deployment.model, deployment.limits
     tp, pp = deployment.tensor_parallel, deployment.pipeline_parallel
-    if deployment.gpus > places:
+    if deployment.gpus_per_node > places:
         what = "engine ranks" if gpu is None else "GPUs"
-        return f"needs {deployment.gpus} {what} (tp {tp} x pp {pp}), the node has {places}"
+        each = "" if deployment.nodes == 1 else f" over {deployment.nodes} nodes"
+        return f"needs {deployment.gpus_per_node} {what} (tp {tp} x pp {pp}{each}), the node has {places}"
     if model.heads % tp:
         return f"tp {tp} does not divide the {model.heads} attention heads"
     if model.intermediate_size % tp:
@@ -97,6 +98,8 @@ def _engine_obstacle(deployment: Deployment) -> str:
     tp, pp = deployment.tensor_parallel, deployment.pipeline_parallel
     if limits.engine == "vllm" and limits.token_budget < limits.max_sequences:
         return f"vllm needs a token budget ({limits.token_budget}) of at least its {limits.max_sequences} sequences"
+    if deployment.nodes > 1 and limits.engine != "vllm":
+        return f"{limits.engine} is launched on one node, not on {deployment.nodes}: vllm serves over several"
     if limits.engine == "transformers" and deployment.gpus > 1:
         return f"transformers serves tp 1 x pp 1 only, not tp {tp} x pp {pp}"
     if limits.engine in ("sarathi", "transformers") and deployment.bits < KV_BITS:

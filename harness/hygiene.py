@@ -59,7 +59,8 @@ def judge(recording: Recording, gpu_uuids: tuple[str, ...], window: tuple[float,
             by_gpu[state.device].append(state)
     invalid = [cause for states in by_gpu.values() for cause in _invalid(states)]
     flags = [flag for states in by_gpu.values() for flag in _flags(states, window)]
-    flags += _host_flags(recording.hosts)
+    for hosts in (recording.hosts, *recording.other_hosts):
+        flags += _host_flags(hosts)
     flags += [f"{domain}_doubtful" for domain in recording.doubts]
     temperatures_c = {device: _known(state.temperature_c for state in states) for device, states in by_gpu.items()}
     first_c = [values[0] for values in temperatures_c.values() if values]

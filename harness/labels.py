@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.points import KV_BITS
 
-_DEPLOYMENT = ("gpu", "model", "bits", "tp", "pp", "engine", "token_budget")
+_DEPLOYMENT = ("gpu", "model", "bits", "tp", "pp", "n_nodes", "engine", "token_budget")
 _DEPLOYMENT_ALSO = (
     "max_sequences", "max_context_tokens", "enforce_eager", "weights", "revision", "node_kind", "gpu_name",
     "driver_version", "engine_version", "power_limit_w",
@@ -36,7 +36,8 @@ def replay_labels(runs: pd.DataFrame) -> "pd.Series[str]":
 
 def _deployment(row: Mapping[Hashable, Any]) -> str:
     bits = "" if row["bits"] == KV_BITS else f" {row['bits']}bit"
-    return f"{row['gpu']} {row['model']}{bits} tp{row['tp']} pp{row['pp']} {row['engine']}@{row['token_budget']}"
+    nodes = f" {row['n_nodes']:g}nodes" if row["n_nodes"] > 1 else ""
+    return f"{row['gpu']} {row['model']}{bits} tp{row['tp']} pp{row['pp']}{nodes} {row['engine']}@{row['token_budget']}"
 
 
 def _replay(row: Mapping[Hashable, Any]) -> str:

@@ -6,13 +6,15 @@ limits that were changed, so that a launch never runs in another environment tha
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePath
 from typing import Protocol
 
 from harness.clock import WallClock
 from harness.engines.base import Engine, LaunchOptions
-from harness.engines.launching import LaunchRequest, engine_version, launch_engine
+from harness.engines.launching import Following, LaunchRequest, engine_version, launch_engine, start_part
+from harness.engines.process import EngineProcess
+from harness.engines.recipe import Part
 from harness.errors import BadInput, EngineUnavailable, LaunchFailed, MeasurementError
 from harness.hygiene import busy_reasons
 from harness.machine import gpus_of, processor_name, tree_root
@@ -34,16 +36,21 @@ _BY_A_DAEMON = frozenset({"docker", "podman", "nerdctl", "srun"})
 """Commands whose programs are started by another process: what they start does not descend from us."""
 
 
-class RealEngine(Engine, Protocol):
-    """An engine on this machine."""
+class Rooted(Protocol):
+    """Processes of ours."""
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Roots of its process tree."""
+        """Roots of their trees."""
         ...
 
 
+class RealEngine(Engine, Rooted, Protocol):
+    """An engine on this machine."""
+
+
 Launch = Callable[[LaunchRequest], RealEngine]
+Started = Callable[[EngineProcess], None]
 FindVersion = Callable[[Deployment, LaunchOptions], str]
 
 
@@ -78,8 +85,9 @@ class MachineNode:
         self._name = socket.gethostname()
         self._clock = WallClock()
         self._processor = processor_name()
-        self._engine: RealEngine | None = None
+        self._engine: Rooted | None = None
         self._adopted: frozenset[int] = frozenset()
+        self._by_others = False
         self._versions: dict[tuple[object, ...], str | EngineUnavailable] = {}
         self._gpus = self._open_gpus()
         self._rapl = open_rapl(powercap)
@@ -106,6 +114,10 @@ class MachineNode:
     @property
     def spec(self) -> NodeSpec:
         return self._spec
+
+    @property
+    def machines(self) -> int:
+        return 1
 
     @property
     def source(self) -> Source:
@@ -181,19 +193,47 @@ class MachineNode:
         )
 
     def launch(self, deployment: Deployment, seed: int) -> RealEngine:
-        gpus = self._choose_gpus(deployment, seed)
-        options = self._options[deployment]
-        self._engine, self._adopted = None, frozenset()
-        request = LaunchRequest(deployment, options, gpus, self._logs, seed, self._clock)
+        return self.lead(deployment, seed, None, lambda process: None)
+
+    def lead(self, deployment: Deployment, seed: int, part: Part | None, started: Started) -> RealEngine:
+        """As `launch`: the first part of an engine over several machines, or all of one that is only here.
+
+        Args:
+            started: told of the process as soon as it runs.
+        """
+        request = self._request(deployment, seed, part, started)
         engine = self._launch(request)
-        if not in_host_pid_namespace() or any(PurePath(word).name in _BY_A_DAEMON for word in options.command):
-            try:
-                self._adopted = self._engine_pids_on({uuid for _, uuid in gpus})
-            except MeasurementError as error:
-                engine.stop()
-                raise LaunchFailed(f"it became ready, and then a GPU did not answer: {error}") from error
-        self._engine = engine
+        try:
+            self.adopt(engine, {uuid for _, uuid in request.gpus})
+        except MeasurementError as error:
+            engine.stop()
+            raise LaunchFailed(f"it became ready, and then a GPU did not answer: {error}") from error
         return engine
+
+    def follow(self, deployment: Deployment, seed: int, part: Part) -> Following:
+        """Start a later part of an engine over several machines; `adopt` it once the engine is ready.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+        return start_part(self._request(deployment, seed, part, lambda process: None))
+
+    def adopt(self, engine: Rooted, uuids: Collection[str]) -> None:
+        """Take what runs on these GPUs for this engine's; nothing else does that.
+
+        Raises:
+            MeasurementError: a GPU does not answer.
+        """
+        if self._by_others:
+            self._adopted = self._engine_pids_on(uuids)
+        self._engine = engine
+
+    def _request(self, deployment: Deployment, seed: int, part: Part | None, started: Started) -> LaunchRequest:
+        gpus, options = self._choose_gpus(deployment, seed), self._options[deployment]
+        self._engine, self._adopted = None, frozenset()
+        by_daemon = any(PurePath(word).name in _BY_A_DAEMON for word in options.command)
+        self._by_others = by_daemon or not in_host_pid_namespace()
+        return LaunchRequest(deployment, options, gpus, self._logs, seed, self._clock, part=part, started=started)
 
     @property
     def _meters(self) -> tuple[Meter, ...]:
@@ -218,13 +258,14 @@ class MachineNode:
         if not isinstance(self._gpus, NvmlMeter):
             return ()
         uuids = [gpu.uuid for gpu in self._gpus.gpus]
-        groups = len(uuids) // deployment.gpus
+        wanted = deployment.gpus_per_node
+        groups = len(uuids) // wanted
         if groups == 0:
-            raise LaunchFailed(f"needs {deployment.gpus} GPUs, {self._name} has {len(uuids)}")
-        first = board_group(seed, groups) * deployment.gpus
-        return tuple(enumerate(uuids))[first : first + deployment.gpus]
+            raise LaunchFailed(f"needs {wanted} GPUs, {self._name} has {len(uuids)}")
+        first = board_group(seed, groups) * wanted
+        return tuple(enumerate(uuids))[first : first + wanted]
 
-    def _engine_pids_on(self, uuids: set[str]) -> frozenset[int]:
+    def _engine_pids_on(self, uuids: Collection[str]) -> frozenset[int]:
         """Roots of the processes on the GPUs that a daemon, or another PID namespace, keeps out of our process tree.
 
         The node was free just before, and an engine has one process on each of its GPUs: where there are more, one is

@@ -131,7 +131,7 @@ class NightProbes:
         """A node of the night."""
 
     def has_work(self, agent: MeasuringAgent) -> bool:
-        return agent.name not in self.done
+        return agent.nodes == 1 and agent.name not in self.done
 
     def skip(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:
         note = f"not probed, the node is in use: {'; '.join(reasons)}"

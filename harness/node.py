@@ -30,7 +30,10 @@ class NodeIdentity(Protocol):
 
 
 class Node(NodeIdentity, Protocol):
-    """One machine, with GPUs or without."""
+    """One machine, with GPUs or without, or several that one engine serves on."""
+
+    @property
+    def machines(self) -> int: ...
 
     def busy(self) -> tuple[str, ...]:
         """Why it is not free to measure now, from one look of a second; empty where it is. No engine may be up."""

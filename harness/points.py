@@ -99,6 +99,17 @@ class CpuSpec:
     package_wrap_j: float
     dram_wrap_j: float
 
+    def times(self, nodes: int) -> "CpuSpec":
+        """Those of several nodes together."""
+        return replace(
+            self,
+            sockets=self.sockets * nodes,
+            idle_w=self.idle_w * nodes,
+            tdp_w=self.tdp_w * nodes,
+            dram_idle_w=self.dram_idle_w * nodes,
+            dram_tdp_w=self.dram_tdp_w * nodes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
@@ -143,7 +154,8 @@ class EngineLimits:
 class Deployment:
     """One way to serve one model on one kind of GPU.
 
-    `weights` says whether the values are real or dummy; where they lie is no part of the point.
+    `weights` says whether the values are real or dummy; where they lie is no part of the point. Over several `nodes`
+    each has as many of the pipeline's stages, whole ones and neighbours.
     """
 
     gpu: str
@@ -154,21 +166,35 @@ class Deployment:
     pipeline_parallel: int
     weights: Literal["real", "dummy"]
     revision: str = ""
+    nodes: int = 1
 
     @property
     def gpus(self) -> int:
-        """GPUs that it holds; on a node without GPUs, its ranks."""
+        """GPUs that it holds, on all its nodes; on a node without GPUs, its ranks."""
         return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.gpus // self.nodes
+
+    def content(self) -> dict[str, object]:
+        """What its id is made of; on one node nothing says so, as it was before there could be several."""
+        content = asdict(self)
+        if self.nodes == 1:
+            del content["nodes"]
+        return content
 
     @cached_property
     def deployment_id(self) -> str:
-        return content_id(asdict(self))
+        return content_id(self.content())
 
     @property
     def label(self) -> str:
         """For tables: `h100 llama-2-7b tp2 pp1 vllm@8192` (token budget), with the bits where they are not 16."""
         bits = "" if self.bits == KV_BITS else f" {self.bits}bit"
         parallel = f"tp{self.tensor_parallel} pp{self.pipeline_parallel}"
+        if self.nodes > 1:
+            parallel += f" {self.nodes}nodes"
         return f"{self.gpu} {self.model.name}{bits} {parallel} {self.limits.engine}@{self.limits.token_budget}"
 
 
@@ -228,7 +254,7 @@ class Point:
 
     def content(self) -> dict[str, object]:
         kind = "batch" if isinstance(self.workload, BatchWorkload) else "replay"
-        return {"deployment": asdict(self.deployment), "workload": {"kind": kind, **asdict(self.workload)}}
+        return {"deployment": self.deployment.content(), "workload": {"kind": kind, **asdict(self.workload)}}
 
     def to_json(self) -> str:
         return json.dumps(self.content(), sort_keys=True, separators=(",", ":"), allow_nan=False)

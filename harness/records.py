@@ -66,7 +66,8 @@ class RunRecord:
     flags: tuple[str, ...] = _col("recorded conditions that do not invalidate the run", ())
 
     source: Source = _col("measured or simulated: the kind of node that ran it; the two never share a folder")
-    node: str = _col("host that measured")
+    node: str = _col("host that measured; several that measured together are joined by +")
+    n_nodes: int | None = _col("how many nodes the engine spans; null (before version 2): one", None)
     node_kind: str = _col("kind of node, such as dgx-h100")
     gpu: str = _col("kind of GPU, such as h100; none on a node without GPUs")
     gpu_name: str = _col("the board's own name")
@@ -115,6 +116,7 @@ class RunRecord:
     started_at: datetime = _col("wall clock at the window's start, UTC")
     window_started_s: float | None = _col("monotonic clock of the node at the window's start, s", None)
     window_s: float | None = _col("length of the window, s", None)
+    clock_uncertainty_s: float | None = _col("how well other nodes' clocks are known, s; null: one clock", None)
     batches_in_window: int | None = _col("batches served back to back in the window", None)
     prefill_window_started_s: float | None = _col("monotonic clock at the prefill window's start, s", None)
     prefill_window_s: float | None = _col("length of the prefill window, s", None)

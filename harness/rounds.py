@@ -289,7 +289,7 @@ class Rounds:
         if self._deadline_s is None or self._agents[0].source == "simulated":
             return float("inf")
         left_s = max(self._deadline_s - self._wall.monotonic_s(), 0.0)
-        gpus = [max(agent.spec.gpus, 1) for agent in self._agents]
+        gpus = [max(agent.spec.gpus, 1) for agent in self._agents if agent.nodes == 1]
         return left_s * (sum(gpus) if self._at_once else max(gpus))
 
     def _no_gain(self) -> str:

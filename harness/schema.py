@@ -2,6 +2,7 @@
 
 History of SCHEMA_VERSION:
     1   first version (2026-11)
+    2   runs: n_nodes, clock_uncertainty_s (2026-11)
 """
 
 import types
@@ -18,7 +19,7 @@ from harness.engines.base import Steps
 from harness.points import FloatArray, IntArray
 from harness.records import ENERGY_DOMAINS, Energy, RunBundle, RunRecord, WindowDetail
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLES = ("requests", "iterations", "power", "runs")
 """In the order of writing: `runs` is last, so a run is there only when all of it is."""
 

@@ -18,7 +18,7 @@ _QUIET_S = 0.7
 """Of waiting on either side of a window, about: `meters.sampler` waits for its counters."""
 _COLUMNS = (
     "sweep", "node_kind", "launch_id", "purpose", "workload", "started_at", "window_started_s", "window_s",
-    "prefill_window_started_s", "prefill_window_s", "load_s",
+    "prefill_window_started_s", "prefill_window_s", "load_s", "n_nodes",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def spending(results: Path, sweep: str, rules: MeasurementRules) -> dict[str, Sp
             launches=len(load_s),
             launch_s=float(load_s.mean()),
             repetition_s=float(serving_s[only_batches].sum() / counted) if counted else None,
-            node_s=float(load_s.sum() + serving_s.sum()),
+            node_s=float(((load_s + serving_s) * by_launch["n_nodes"].first().fillna(1)).sum()),
         )
     return found
 

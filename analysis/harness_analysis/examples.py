@@ -52,6 +52,8 @@ _VALID = (
     & (pc.field("purpose") != "warmup")
     & (pc.field("gpu") != NO_GPU)
     & pc.field("gpu_energy_j").is_valid()
+    # A graph knows one kind of link between GPUs, that inside a node.
+    & (pc.field("n_nodes").is_null() | (pc.field("n_nodes") == 1))
 )
 _MODEL = re.compile(r'"model":(\{[^{}]*\})')
 """In the text of a point."""
@@ -139,7 +141,7 @@ def from_runs(
 ) -> Examples:
     """Batches of results folders: the mean of all valid repetitions of a point in an environment, probes included.
 
-    Replays, runs that are not `ok`, and nodes without GPUs are left out.
+    Replays, runs that are not `ok`, nodes without GPUs and deployments over several nodes are left out.
 
     Args:
         mix_sources: take simulated and measured folders together.

@@ -172,10 +172,13 @@ class WaitingAgent:
 class Machines:
     """A fleet whose agents are all there."""
 
-    patience_s = 0.0
+    patience_s, most_together = 0.0, 1
 
     def __init__(self, agents: Sequence[MeasuringAgent]) -> None:
         self._agents = agents
+
+    def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
+        return ()
 
     def present(self) -> Sequence[MeasuringAgent]:
         return self._agents

@@ -55,17 +55,26 @@ def open_nodes(
         with ray_fleet(sweep, seed, results, address, f"--cluster {cluster}") as fleet:
             found = fleet.wait(START_LIMIT_S)
             said = _say_refused(fleet, frozenset(), say)
-            yield found, fleet
+            yield (*found, *fleet.teams(found)), fleet
             # Those that joined meanwhile.
             _say_refused(fleet, said, say)
-            kinds = {agent.spec.gpu_kind for agent in (*found, *fleet.present())}
-            for gpu in sorted({deployment.gpu for deployment in sweep.deployments} - kinds):
-                say(f"No node with {gpu} measured: what the sweep asks of that kind is left.")
+            _say_unhosted(sweep, (*found, *fleet.present()), fleet, say)
     elif slurm is not None:
         with slurm_fleet(sweep, seed, results, slurm, say) as fleet:
-            yield fleet.present(), fleet
+            found = fleet.present()
+            yield (*found, *fleet.teams(found)), fleet
+            _say_unhosted(sweep, (*found, *fleet.present()), fleet, say)
     else:
         raise BadInput("--cluster", cluster, "local, ray or ray:HOST:PORT")
+
+
+def _say_unhosted(sweep: Sweep, agents: Sequence[MeasuringAgent], fleet: RayFleet, say: Callable[[str], None]) -> None:
+    """Tell of what no node there was could measure, alone or with others."""
+    present = list({id(agent): agent for agent in agents}.values())
+    hosted = {(agent.spec.gpu_kind, agent.nodes) for agent in (*present, *fleet.teams(present))}
+    for gpu, nodes in sorted({(item.gpu, item.nodes) for item in sweep.deployments} - hosted):
+        who = f"No node with {gpu}" if nodes == 1 else f"No {nodes} nodes with {gpu} together"
+        say(f"{who} measured: what the sweep asks of that kind is left.")
 
 
 def _say_refused(fleet: RayFleet, said: frozenset[str], say: Callable[[str], None]) -> frozenset[str]:

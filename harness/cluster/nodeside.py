@@ -10,16 +10,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from harness import __version__
 from harness.agent import Agent
 from harness.clock import WallClock
-from harness.cluster.local import open_agent
+from harness.cluster.follower import FollowerLine, FollowerSide, answered
+from harness.cluster.local import joint_agent, open_agent
 from harness.deployment.sweepfile import Sweep
-from harness.errors import HarnessError
+from harness.errors import AgentLost, HarnessError
 from harness.plan import Assignment, LaunchPlan
 from harness.points import Deployment, Environment, NodeSpec, Source
 from harness.records import RunBundle
+
+if TYPE_CHECKING:
+    from harness.machine_node import MachineNode
 
 _MOST_KEPT = 50
 """Runs; with so many that were not fetched, no further one is begun."""
@@ -34,6 +39,7 @@ class NodeFacts:
     source: Source
     processor: str
     harness_version: str
+    address: str
 
     @property
     def clock(self) -> WallClock:
@@ -65,6 +71,7 @@ class NodeOrder:
     Attributes:
         results: of the sweep; engines leave their logs under the same path on the node.
         flag: put on every run; empty: none.
+        address: of the node, at which others of an engine over several reach it.
     """
 
     sweep: Sweep
@@ -73,6 +80,7 @@ class NodeOrder:
     kind: str = ""
     name: str = ""
     flag: str = ""
+    address: str = "127.0.0.1"
 
 
 class NodeSide:
@@ -96,15 +104,18 @@ class NodeSide:
         self._told: Assignment | None = None
         self._stopping = False
         self._launch: Future[None] | None = None
+        self._following: FollowerSide | None = None
 
     def describe(self) -> NodeFacts:
         identity = self._agent.identity
-        return NodeFacts(identity.name, identity.spec, identity.source, identity.processor, __version__)
+        address = self._order.address
+        return NodeFacts(identity.name, identity.spec, identity.source, identity.processor, __version__, address)
 
     def environments(self) -> dict[Deployment, Environment]:
-        """Of each deployment of the sweep that the node hosts."""
+        """Of each deployment of the sweep that the node hosts, alone or with others."""
         same: dict[Environment, Environment] = {}
-        hosted = [deployment for deployment in self._order.sweep.deployments if self._agent.hosts(deployment)]
+        kind = self._agent.spec.gpu_kind
+        hosted = [deployment for deployment in self._order.sweep.deployments if deployment.gpu == kind]
         found = {deployment: self._agent.environment(deployment) for deployment in hosted}
         return {deployment: same.setdefault(one, one) for deployment, one in found.items()}
 
@@ -113,8 +124,8 @@ class NodeSide:
         reasons = self._agent.wait_until_free()
         return Look(reasons, self.environments())
 
-    def begin(self, plan: LaunchPlan) -> None:
-        """Begin a launch; `fetch` says how it goes.
+    def begin(self, plan: LaunchPlan, followers: tuple[FollowerLine, ...] = ()) -> None:
+        """Begin a launch, together with followers if there are any; `fetch` says how it goes.
 
         Raises:
             RuntimeError: another one is not over.
@@ -123,7 +134,8 @@ class NodeSide:
             if self._launch is not None:
                 raise RuntimeError("a launch is not over yet")
             self._stopping = False
-            self._launch = self._pool.submit(self._measure, plan)
+            agent = joint_agent(self._agent.node, self._order.address, followers) if followers else self._agent
+            self._launch = self._pool.submit(self._measure, agent, plan)
         self._launch.add_done_callback(self._tell)
 
     def fetch(self, wait_s: float) -> Fetched:
@@ -151,6 +163,22 @@ class NodeSide:
                 self._launch, self._bundles = None, []
         return over
 
+    def as_follower(self, method: str, given: tuple[object, ...]) -> tuple[HarnessError | None, object]:
+        """What a leader asks of us; a method of `FollowerSide`, and its arguments."""
+        return answered(self._follower, method, given)
+
+    def release(self) -> bool:
+        """End what we run for a leader; whether it is over."""
+        error, _ = answered(self._follower, "unfollow", ())
+        return error is None
+
+    @property
+    def _follower(self) -> FollowerSide:
+        if self._following is None:
+            # A simulated one is asked for nothing but its end.
+            self._following = FollowerSide(cast("MachineNode", self._agent.node))
+        return self._following
+
     def close(self) -> None:
         """Let go of the meters, once no launch is under way."""
         self._pool.shutdown()
@@ -169,8 +197,8 @@ class NodeSide:
             self._in_hand = assignment
             self._changed.notify_all()
 
-    def _measure(self, plan: LaunchPlan) -> None:
-        bundles = self._agent.measure(plan, self._begins)
+    def _measure(self, agent: Agent, plan: LaunchPlan) -> None:
+        bundles = agent.measure(plan, self._begins)
         try:
             for bundle in bundles:
                 with self._changed:
@@ -180,6 +208,8 @@ class NodeSide:
                     self._changed.wait_for(lambda: len(self._bundles) < _MOST_KEPT or self._stopping)
                     if self._stopping:
                         break
+        except AgentLost as error:
+            raise AgentLost(str(error), self._in_hand, error.node) from error
         finally:
             self._in_hand = None
             bundles.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import __version__
 from harness.agent import MeasuringAgent
+from harness.cluster.joint import Teams
 from harness.cluster.nodeside import NodeFacts, NodeOrder
 from harness.cluster.rayconnect import check_guarded, connected, in_a_line
 from harness.cluster.raynode import RayNodeSide
@@ -83,6 +84,7 @@ class RayFleet:
         self._own_node = ray.get_runtime_context().get_node_id()
         self._members: dict[str, _Member] = {}
         self._starts: Counter[str] = Counter()
+        self._teams = Teams([deployment.nodes for deployment in sweep.deployments])
         self.refused: dict[str, HarnessError] = {}
 
     @property
@@ -102,6 +104,13 @@ class RayFleet:
     def measuring(self) -> Sequence[Mapping[str, Any]]:
         """What Ray says of the nodes that are up and were started to measure."""
         return [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get(RESOURCE)]
+
+    @property
+    def most_together(self) -> int:
+        return max(deployment.nodes for deployment in self._sweep.deployments)
+
+    def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
+        return self._teams.among([agent for agent in agents if isinstance(agent, RemoteAgent)])
 
     def lost(self, agent: MeasuringAgent) -> None:
         for member in list(self._members.values()):
@@ -182,8 +191,9 @@ class RayFleet:
                 f"start this node without the resource {RESOURCE}, and another with it",
             )  # fmt: skip
         check_guarded(where, node["NodeManagerAddress"], node["RuntimeEnvAgentPort"])
+        address = node["NodeManagerAddress"]
         if not self._sweep.simulate:
-            return NodeOrder(self._sweep, self._seed, self._results, flag=FLAG)
+            return NodeOrder(self._sweep, self._seed, self._results, flag=FLAG, address=address)
         kinds = [spec.kind for spec in self._sweep.nodes]
         kind = node["Labels"].get(KIND_LABEL, kinds[0] if len(kinds) == 1 else "")
         if kind not in kinds:
@@ -191,7 +201,7 @@ class RayFleet:
         taken = {member.order.name for member in self._members.values()}
         names = (f"sim-{kind}" if number == 1 else f"sim-{kind}-{number}" for number in range(1, len(taken) + 2))
         name = next(name for name in names if name not in taken)
-        return NodeOrder(self._sweep, self._seed, self._results, kind, name, FLAG)
+        return NodeOrder(self._sweep, self._seed, self._results, kind, name, FLAG, address)
 
     def _take_up(self, member: _Member) -> None:
         """Make an agent of a member whose actor has answered, and refuse one that cannot be used."""

@@ -2,9 +2,11 @@
 
 import contextlib
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol
 
+from harness.agent import MeasuringAgent
+from harness.cluster.follower import FollowerLine
 from harness.cluster.nodeside import Fetched, Look, NodeFacts
 from harness.errors import AgentLost, Interrupted
 from harness.feasibility import node_obstacle
@@ -18,6 +20,7 @@ ANSWER_LIMIT_S = 60.0
 FETCH_S = 1.0
 LOOK_S = 120.0
 """Three looks over half a minute, and a driver or an engine to ask for its version."""
+RELEASE_S = 180.0
 STOP_S = 5.0
 """A repetition in hand may still end within this time; then its engine is ended with the agent."""
 
@@ -62,11 +65,28 @@ class RemoteAgent:
         return self._facts.source
 
     @property
+    def parts(self) -> tuple[MeasuringAgent, ...]:
+        return (self,)
+
+    @property
+    def nodes(self) -> int:
+        return 1
+
+    @property
+    def facts(self) -> NodeFacts:
+        return self._facts
+
+    @property
+    def environments(self) -> frozenset[Environment]:
+        """That anything would run in there."""
+        return frozenset(self._environments.values())
+
+    @property
     def identity(self) -> NodeIdentity:
         return self._facts
 
     def hosts(self, deployment: Deployment) -> bool:
-        return deployment.gpu == self.spec.gpu_kind
+        return deployment.gpu == self.spec.gpu_kind and deployment.nodes == self.nodes
 
     def obstacle(self, point: Point) -> str:
         return node_obstacle(point, self.spec)
@@ -84,12 +104,20 @@ class RemoteAgent:
         self._environments = look.environments
         return look.reasons
 
-    def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
-        """Raises AgentLost, with the repetition that was in hand."""
+    def measure(self, plan: LaunchPlan, followers: "Sequence[RemoteAgent]" = ()) -> Generator[RunBundle]:
+        """As of any agent.
+
+        Args:
+            followers: with which it measures one deployment together.
+
+        Raises:
+            AgentLost: with the repetition that was in hand.
+        """
+        lines = tuple(FollowerLine(one.name, one.facts.address, one._line) for one in followers)
         in_hand: Assignment | None = None
         over = False
         try:
-            self._line.ask("begin", plan, limit_s=ANSWER_LIMIT_S)
+            self._line.ask("begin", plan, lines, limit_s=ANSWER_LIMIT_S)
             while not self._interrupted.is_set():
                 fetched: Fetched = self._line.ask("fetch", FETCH_S, limit_s=ANSWER_LIMIT_S + FETCH_S)
                 over = fetched.ended
@@ -100,11 +128,21 @@ class RemoteAgent:
                         raise fetched.error
                     return
         except AgentLost as error:
+            # A follower's loss is told by the leader, which says what was in hand.
             over = True
-            raise AgentLost(str(error), in_hand) from error
+            raise AgentLost(str(error), error.in_hand or in_hand, error.node) from error
         finally:
             if not over:
                 self._stop()
+
+    def release(self) -> None:
+        """End what it runs for a leader; if it does not, the agent goes.
+
+        Raises:
+            AgentLost: it does not answer.
+        """
+        if not self._line.ask("release", limit_s=RELEASE_S):
+            self._line.cut()
 
     def interrupt(self) -> None:
         self._interrupted.set()

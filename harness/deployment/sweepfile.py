@@ -26,6 +26,8 @@ from harness.workload.slices import MAX_LENGTH_SCALE, MIN_LENGTH_SCALE, MIN_SLIC
 
 Bits = Literal[32, 16, 8]
 ParallelSize = Annotated[int, Field(ge=1, le=1024)]
+MOST_NODES = 16
+"""Of one deployment."""
 
 
 DEFAULT_DRAIN = "120s"
@@ -42,6 +44,7 @@ class _Model(Strict):
 class _Parallelism(Strict):
     tp: ParallelSize
     pp: ParallelSize = 1
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] = 1
 
 
 class _Sampled(Strict):
@@ -224,6 +227,7 @@ def _deployments(
             pipeline_parallel=parallel.pp,
             weights="real" if model.weights else "dummy",
             revision=model.revision,
+            nodes=parallel.nodes,
         )
         made[deployment] = launch_options(engine, model.weights or "", where)
     return tuple(made), tuple(made.values())
@@ -245,10 +249,16 @@ def _check_parallelism(
     deepest = max(shapes, key=lambda shape: shape.layers)
     if parallel.pp > deepest.layers:
         raise BadInput(f"{field}.pp", parallel.pp, f"at most the {deepest.layers} layers of {deepest.name}")
+    if parallel.pp % parallel.nodes:
+        raise BadInput(
+            f"{field}.nodes", parallel.nodes, f"a divisor of pp {parallel.pp}: each node takes whole pipeline stages"
+        )
     most = max(node.places for node in nodes)
-    if parallel.tp * parallel.pp > most:
+    if parallel.tp * parallel.pp > most * parallel.nodes:
         places = "GPUs" if any(node.gpus for node in nodes) else "engine ranks"
-        raise BadInput(field, f"tp {parallel.tp} x pp {parallel.pp}", f"at most the {most} {places} of a node")
+        several = "a node" if parallel.nodes == 1 else f"each of {parallel.nodes} nodes"
+        more = "" if parallel.pp == 1 else f"nodes: {-(-parallel.tp * parallel.pp // most)} for pipelines over several"
+        raise BadInput(field, f"tp {parallel.tp} x pp {parallel.pp}", f"at most the {most} {places} of {several}", more)
 
 
 def _batch_space(spec: _Batches, where: str) -> BatchSpace:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from harness.engines.failures import launch_failure
 from harness.engines.inside.steplog import PATH_VARIABLE
 from harness.engines.kit import write_kit
 from harness.engines.process import EngineProcess
-from harness.engines.recipe import Recipe, Site
+from harness.engines.recipe import Part, Recipe, Site
 from harness.engines.recipes import recipe
 from harness.engines.server import HANG_LIMIT_S, ServerEngine
 from harness.engines.steps import StepTail, check_attached, read_description
@@ -42,6 +43,8 @@ class LaunchRequest:
         workdir: logs and model folders live here, one folder per launch; it is made if absent.
         seed: of the engine's own random numbers (dummy weights among them).
         hang_limit_s: with work outstanding, it may be silent for so long.
+        part: of an engine over several machines, which is ours.
+        started: told of the process as soon as it runs.
     """
 
     deployment: Deployment
@@ -51,6 +54,8 @@ class LaunchRequest:
     seed: int
     clock: Clock
     hang_limit_s: float = HANG_LIMIT_S
+    part: Part | None = None
+    started: Callable[[EngineProcess], None] = lambda process: None
 
 
 def engine_version(deployment: Deployment, options: LaunchOptions) -> str:
@@ -82,14 +87,11 @@ def launch_engine(request: LaunchRequest) -> ServerEngine:
         BadInput: a placeholder that does not exist.
     """
     deployment, options = request.deployment, request.options
-    made = recipe(deployment.limits.engine)
     version = engine_version(deployment, options)
-    placed = placement.place(tuple(uuid for _, uuid in request.gpus))
-    site = _site(request, placed)
-    prepared = _Prepared.of(made, request, site)
-    process = EngineProcess(prepared.words, prepared.environment, site.folder / "engine.log", placed.engine)
+    placed, site, prepared, process = _start(request)
     client = Client(Address("127.0.0.1", site.port), cpus=placed.client)
     try:
+        request.started(process)
         _wait_ready(process, client, deployment, options.ready_limit_s)
         check_attached(prepared.step_log)
     except BaseException:
@@ -99,12 +101,9 @@ def launch_engine(request: LaunchRequest) -> ServerEngine:
         raise
     load_s = time.monotonic() - process.started_s
     launched = {
-        "argv": commandline.redacted_words(prepared.words),
-        "environment": commandline.redacted(prepared.environment),
+        **_described(placed, prepared, process),
         "version": version,
         "resolved": read_description(prepared.step_log),
-        "cpus": placed.described(),
-        "log_path": str(process.log_path),
         "load_s": round(load_s, 3),
     }
     return ServerEngine(
@@ -118,6 +117,61 @@ def launch_engine(request: LaunchRequest) -> ServerEngine:
         launched=launched,
         hang_limit_s=request.hang_limit_s,
     )
+
+
+class Following:
+    """What this machine runs of an engine that is asked for tokens elsewhere.
+
+    Attributes:
+        gpu_uuids: that it holds; launched: how it was started, for records.
+    """
+
+    def __init__(self, process: EngineProcess, gpu_uuids: tuple[str, ...], launched: Mapping[str, object]) -> None:
+        self._process, self.gpu_uuids, self.launched = process, gpu_uuids, launched
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Roots of its process tree."""
+        return (self._process.keeper_pid,)
+
+    @property
+    def ended(self) -> str:
+        """How it ended and the last lines of its log; "" while it runs."""
+        if self._process.exit_code is None:
+            return ""
+        return f"{self._process.how_it_ended} (log: {self._process.log_path})\n{self._process.tail()}"
+
+    def stop(self) -> None:
+        """Raises EngineError: some of its processes would not end."""
+        self._process.stop()
+
+
+def start_part(request: LaunchRequest) -> Following:
+    """Start our part of an engine over several machines; whoever runs its first part waits until it is ready.
+
+    Raises:
+        EngineUnavailable, DiskTooSmall, BadInput: as `launch_engine`.
+    """
+    placed, _, prepared, process = _start(request)
+    return Following(process, tuple(uuid for _, uuid in request.gpus), _described(placed, prepared, process))
+
+
+def _start(request: LaunchRequest) -> tuple[placement.Placement, Site, "_Prepared", EngineProcess]:
+    made = recipe(request.deployment.limits.engine)
+    placed = placement.place(tuple(uuid for _, uuid in request.gpus))
+    site = _site(request, placed)
+    prepared = _Prepared.of(made, request, site)
+    process = EngineProcess(prepared.words, prepared.environment, site.folder / "engine.log", placed.engine)
+    return placed, site, prepared, process
+
+
+def _described(placed: placement.Placement, prepared: "_Prepared", process: EngineProcess) -> dict[str, object]:
+    return {
+        "argv": commandline.redacted_words(prepared.words),
+        "environment": commandline.redacted(prepared.environment),
+        "cpus": placed.described(),
+        "log_path": str(process.log_path),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +212,14 @@ def _site(request: LaunchRequest, placed: placement.Placement) -> Site:
         gpus=tuple(index for index, _ in request.gpus),
         cpus=tuple(sorted(placed.engine or os.sched_getaffinity(0))),
         seed=request.seed % (1 << 31),
+        part=request.part,
     )
 
 
-def free_port() -> int:
-    """A port of loopback on which nothing listens now."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of this address on which nothing listens now; of loopback where none is given."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
 

@@ -10,6 +10,23 @@ from harness.points import Deployment
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one machine runs of an engine over several.
+
+    Attributes:
+        rank: of the machine; 0: the one that is asked for tokens.
+        address: of this machine, in the network in which the machines reach one another.
+        leader: the same of rank 0.
+        port: of the leader, on which the others meet it.
+    """
+
+    rank: int
+    address: str
+    leader: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where one launch happens.
 
@@ -19,6 +36,7 @@ class Site:
         gpus: indices, in PCI order.
         cpus: that the engine may use.
         seed: of the engine's own random numbers.
+        part: of an engine over several machines; None: all of it is here.
     """
 
     folder: Path
@@ -26,6 +44,7 @@ class Site:
     gpus: tuple[int, ...]
     cpus: tuple[int, ...]
     seed: int
+    part: Part | None = None
 
 
 class Recipe(Protocol):

@@ -12,7 +12,7 @@ from shutil import which
 
 from harness.engines.base import LaunchOptions
 from harness.engines.modelfolder import model_folder
-from harness.engines.recipe import Site
+from harness.engines.recipe import Part, Site
 from harness.errors import EngineUnavailable
 from harness.feasibility import MEMORY_UTILISATION
 from harness.points import NO_GPU, Deployment
@@ -58,6 +58,13 @@ _PINNED = frozenset(
         "q",
         "enforce-eager",
         "kv-cache-memory-bytes",
+        "nnodes",
+        "n",
+        "node-rank",
+        "r",
+        "master-addr",
+        "master-port",
+        "headless",
     ]
 )
 _PINNED_OF_DUMMY_WEIGHTS = frozenset({"load-format", "skip-tokenizer-init"})
@@ -100,14 +107,18 @@ class Vllm:
         if deployment.weights == "dummy":
             # Dummy weights come without a tokenizer; requests are token ids anyway.
             words += ["--load-format", "dummy", "--skip-tokenizer-init"]
+        if site.part is not None:
+            words += _part_arguments(deployment, site.part)
         return words + (_cpu_arguments(deployment) if deployment.gpu == NO_GPU else _gpu_arguments(deployment, options))
 
     def environment(self, deployment: Deployment, options: LaunchOptions, site: Site) -> Mapping[str, str]:
         added = dict(_VARIABLES)
         if deployment.weights == "dummy" or Path(options.weights_path).expanduser().exists():
             added |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if site.part is not None:
+            added["VLLM_HOST_IP"] = site.part.address
         if deployment.gpu == NO_GPU:
-            added["VLLM_CPU_OMP_THREADS_BIND"] = omp_binds(site.cpus, deployment.gpus)
+            added["VLLM_CPU_OMP_THREADS_BIND"] = omp_binds(site.cpus, deployment.gpus_per_node)
         return added
 
     def version(self, words: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -153,6 +164,13 @@ def omp_binds(cpus: Sequence[int], ranks: int) -> str:
     if each == 0:
         return "|".join(str(cpus[rank % len(cpus)]) for rank in range(ranks))
     return "|".join(",".join(map(str, cpus[rank * each : (rank + 1) * each])) for rank in range(ranks))
+
+
+def _part_arguments(deployment: Deployment, part: Part) -> list[str]:
+    """vLLM's own mode for several nodes: a process on each, which meet at a port of the first one."""
+    words = ["--nnodes", str(deployment.nodes), "--node-rank", str(part.rank)]
+    words += ["--master-addr", part.leader, "--master-port", str(part.port), "--distributed-executor-backend", "mp"]
+    return words if part.rank == 0 else [*words, "--headless"]
 
 
 def _gpu_arguments(deployment: Deployment, options: LaunchOptions) -> list[str]:

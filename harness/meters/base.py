@@ -114,6 +114,8 @@ class Recording:
         node_power: of the whole node, by its management controller; None: nothing read it.
         node_power_lost: why the node's power ends early, or was not read; "": it was not asked for.
         memory_gib: of the machine; None: not known. DRAM may be estimated by it.
+        other_hosts: as `hosts`, of each further machine that took part.
+        clock_uncertainty_s: how well the times of further machines are known; None: there are none.
     """
 
     series: tuple[Series, ...]
@@ -125,6 +127,8 @@ class Recording:
     node_power: PowerTrace | None = None
     node_power_lost: str = ""
     memory_gib: float | None = None
+    other_hosts: tuple[tuple[HostState, ...], ...] = ()
+    clock_uncertainty_s: float | None = None
 
 
 class Sampler(Protocol):

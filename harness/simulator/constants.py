@@ -14,6 +14,10 @@ from harness.points import GpuSpec
 FITTED = Path(__file__).with_name("fitted.json")
 _ARCHITECTURES = {"a100": "ampere", "h100": "hopper", "h200": "hopper", "gh200": "hopper"}
 OTHER_ARCHITECTURE = "hopper"
+_FABRIC_BYTES_PER_S = {"ampere": 25e9, "hopper": 50e9}
+"""Between nodes, for each GPU and one direction: 200 Gb/s of a DGX A100 and 400 Gb/s of a DGX H100 (data sheets)."""
+FABRIC_HOP_S = 5e-6
+"""More than inside a node, for any message; chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,15 @@ class HostConstants:
     dram_core_share: float = 0.02
     spin_s: float = 1.0
 
+    def over(self, nodes: int) -> "HostConstants":
+        """Of an engine over several nodes: shares of the range of all of them; each keeps its own share resident."""
+        return replace(
+            self,
+            core_share=self.core_share / nodes,
+            dram_core_share=self.dram_core_share / nodes,
+            resident_cores=self.resident_cores * nodes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Constants:
@@ -139,6 +152,11 @@ def constants_of(gpu: GpuSpec, path: Path = FITTED) -> Constants:
     known = {name: GpuConstants(**values) for name, values in fitted["gpus"].items()}
     engines = {name: EngineConstants(**values) for name, values in fitted["engines"].items()}
     return Constants(known[architecture_of(gpu.kind)], engines, HostConstants())
+
+
+def fabric_bytes_per_s(kind: str) -> float:
+    """Between nodes with GPUs of this kind, for each GPU, one direction."""
+    return _FABRIC_BYTES_PER_S[architecture_of(kind)]
 
 
 def architecture_of(kind: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -33,7 +33,7 @@ class Span:
 
 
 class Hardware:
-    """GPUs, processors and memory of one node, and what they drew.
+    """GPUs, processors and memory of one node, or of several alike, and what they drew.
 
     Rows of the timeline: each GPU, then CPU, DRAM, the relative SM clock of the held GPUs, and whether the
     power cap binds (the last two as if they were powers, so their means come the same way).
@@ -42,7 +42,7 @@ class Hardware:
     def __init__(
         self,
         spec: NodeSpec,
-        name: str,
+        names: tuple[str, ...],
         seed: int,
         gain_sd: float,
         start_utc: datetime,
@@ -51,13 +51,17 @@ class Hardware:
     ) -> None:
         if spec.gpu is None or spec.cpu is None:
             raise ValueError(f"{spec.kind}: a node without GPUs cannot be simulated")
-        self.spec, self.gpu, self.cpu = spec, spec.gpu, spec.cpu
+        self.machines = len(names)
+        name = "+".join(names)
+        self.spec, self.gpu, self.cpu = spec, spec.gpu, spec.cpu.times(self.machines)
         self.seed, self.faults = seed, faults
-        self.constants = constants or constants_of(self.gpu)
+        own = constants or constants_of(self.gpu)
+        self.constants = replace(own, host=own.host.over(self.machines))
         self.clock = VirtualClock(start_utc)
-        self.gpu_uuids = tuple(_uuid(name, index) for index in range(spec.gpus))
-        self.cpu_row, self.dram_row = spec.gpus, spec.gpus + 1
-        self.clock_row, self.capped_row = spec.gpus + 2, spec.gpus + 3
+        self.gpu_uuids = tuple(_uuid(one, index) for one in names for index in range(spec.gpus))
+        rows = len(self.gpu_uuids)
+        self.cpu_row, self.dram_row = rows, rows + 1
+        self.clock_row, self.capped_row = rows + 2, rows + 3
         boards = [generator("board", uuid, seed) for uuid in self.gpu_uuids]
         gains = [factor(board, gain_sd) for board in boards]
         self._leakage = np.array([factor(board, LEAKAGE_SD) for board in boards])
@@ -68,14 +72,14 @@ class Hardware:
         )
         self.rapl_counters = rapl_counters(self.cpu, self.cpu_row, self.dram_row, name, seed)
         watch_s = () if faults.driver_reload_s is None else (faults.driver_reload_s,)
-        self._timeline = Timeline(spec.gpus + 4, watch_s)
+        self._timeline = Timeline(rows + 4, watch_s)
         self._spans: weakref.WeakSet[Span] = weakref.WeakSet()
         self._last_span_s = math.inf
         self._spin_until_s = 0.0
         self.held: tuple[int, ...] = ()
         self.batches_begun = 0
         self._idle_w = self._drawn_idle()
-        self.thermal = Thermal(self.gpu.tdp_w, self._idle_w[: spec.gpus])
+        self.thermal = Thermal(self.gpu.tdp_w, self._idle_w[:rows])
 
     def hold(self, gpus: tuple[int, ...]) -> None:
         """From now on an engine's model is resident on these GPUs (none: no engine)."""
@@ -148,7 +152,7 @@ class Hardware:
 
     def _append(self, time_s: FloatArray, power_w: FloatArray) -> None:
         """Add stretches of power, and to their GPUs' what leaks because the boards are warm."""
-        boards, gpu = self.spec.gpus, self.gpu
+        boards, gpu = len(self.gpu_uuids), self.gpu
         self.thermal.advance(time_s, power_w[:boards])
         middle_s = (time_s[:-1] + time_s[1:]) / 2
         warm_c = self.thermal.at(middle_s) - idle_temperature_c(gpu)
@@ -162,7 +166,7 @@ class Hardware:
 
     def _drawn_idle(self) -> FloatArray:
         """(rows,) power without work; idle wanders a little from one stretch to the next."""
-        gpu_w = np.full(self.spec.gpus, self.gpu.idle_w)
+        gpu_w = np.full(len(self.gpu_uuids), self.gpu.idle_w)
         gpu_w[list(self.held)] = self.constants.gpu.loaded_idle_w(self.gpu)
         cores = np.array([self.constants.host.resident_cores if self.held else 0.0])
         host_w = np.concatenate((self.host.cpu_w(cores), self.host.dram_w(cores)))

@@ -73,6 +73,8 @@ class SimulatedNode:
     Args:
         spec: the kind of node.
         name: its host name; GPU UUIDs follow from it.
+        beside: host names of further machines of the same kind, for engines that serve over all of them; the node is
+            then one of all their boards and processors, on one clock.
         seed: of everything that varies.
         gain_sd: spread of the boards' gains (0: every counter is true).
         start_utc: wall clock at the beginning; a fixed date by default.
@@ -90,11 +92,22 @@ class SimulatedNode:
         start_utc: datetime | None = None,
         constants: Constants | None = None,
         faults: Faults = NO_FAULTS,
+        beside: tuple[str, ...] = (),
     ) -> None:
-        self._name = name
-        self._hardware = Hardware(spec, name, seed, gain_sd, start_utc or _DEFAULT_START, constants, faults)
+        self._name = "+".join((name, *beside))
+        self._made = (name, seed, gain_sd, constants, faults)
+        names = (name, *beside)
+        self._hardware = Hardware(spec, names, seed, gain_sd, start_utc or _DEFAULT_START, constants, faults)
         self._engine: SimulatedEngine | None = None
         self.truth = Truth(self._hardware)
+
+    def beside(self, others: tuple[str, ...]) -> "SimulatedNode":
+        """This node and others of its kind as one, from now on: the same boards, on a clock of their own."""
+        name, seed, gain_sd, constants, faults = self._made
+        return SimulatedNode(
+            self.spec, name, seed, gain_sd=gain_sd, start_utc=self.clock.utc(), constants=constants, faults=faults,
+            beside=others,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -103,6 +116,10 @@ class SimulatedNode:
     @property
     def spec(self) -> NodeSpec:
         return self._hardware.spec
+
+    @property
+    def machines(self) -> int:
+        return self._hardware.machines
 
     @property
     def source(self) -> Source:
@@ -158,8 +175,10 @@ class SimulatedNode:
             hardware.clock.sleep(_FAILED_LAUNCH_S)
             raise LaunchFailed(f"the engine did not become ready: {obstacle}", log_tail=obstacle)
         random = generator("load", hardware.seed, deployment.deployment_id, seed)
-        group = board_group(seed, self.spec.gpus // deployment.gpus) * deployment.gpus
-        hardware.hold(tuple(range(group, group + deployment.gpus)))
+        wanted, boards = deployment.gpus_per_node, self.spec.gpus
+        first = board_group(seed, boards // wanted) * wanted
+        held = [machine * boards + first + board for machine in range(self.machines) for board in range(wanted)]
+        hardware.hold(tuple(held))
         load_s = self._load(deployment, factor(random, _LOAD_SD))
         self._engine = SimulatedEngine(hardware, deployment, seed, load_s)
         return self._engine
@@ -188,4 +207,6 @@ class SimulatedNode:
             return "RuntimeError: NCCL error: unhandled system error"
         if deployment.gpu != self.spec.gpu_kind:
             return f"the deployment is for {deployment.gpu}, the node has {self.spec.gpu_kind}"
+        if deployment.nodes != self.machines:
+            return f"the deployment is for {deployment.nodes} node(s), here are {self.machines}"
         return deployment_obstacle(deployment, self.spec.gpu, self.spec.gpus)

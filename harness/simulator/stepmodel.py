@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.points import BoolArray, Deployment, FloatArray, GpuSpec, IntArray
 from harness.simulator.clocking import capped, capped_one
-from harness.simulator.constants import Constants
+from harness.simulator.constants import FABRIC_HOP_S, Constants, fabric_bytes_per_s
 from harness.simulator.kernels import (
     ACTIVATION_BYTES,
     SMALL_KERNELS_PER_LAYER,
@@ -113,6 +113,12 @@ class StepModel:
             # Ring all-reduce: each GPU sends 2 (l - 1) / l of the layer's activation.
             self._collective_token_s = count * 2 * (tp - 1) / tp * hidden_bytes / link_bytes_per_s
         self._send_s, self._send_token_s = shares.all_reduce_s, hidden_bytes / link_bytes_per_s
+        if deployment.nodes > 1:
+            # Of the pp - 1 sends, as many as there are nodes but one leave a node.
+            crossing = (deployment.nodes - 1) / (pp - 1)
+            fabric_token_s = hidden_bytes / (fabric_bytes_per_s(gpu.kind) * shares.link_efficiency)
+            self._send_s += crossing * FABRIC_HOP_S
+            self._send_token_s += crossing * (fabric_token_s - self._send_token_s)
         self._host_s, self._host_sequence_s = engine.host_step_s, engine.host_sequence_s
         self._active_w = shares.active_share * range_w
         self._collective_w = shares.collective_share * range_w

@@ -76,6 +76,14 @@ def test_the_commented_sweep_file_of_the_docs_loads(tmp_path: Path) -> None:
     assert load_sweep(tmp_path / "sweep.yaml").name == "my-sweep"
 
 
+def test_the_sweep_over_two_nodes_of_the_docs_runs(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "cluster.md").read_text("utf-8")
+    (tmp_path / "sweep.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], "utf-8")
+    done = harness("sweep", "sweep.yaml", "--results", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "h100 llama-2-70b tp8 pp2 2nodes vllm@8192" in done.stdout
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):

@@ -12,6 +12,8 @@ import pytest
 
 from harness.agent import MeasuringAgent
 from harness.clock import WallClock
+from harness.cluster.follower import FollowerLine
+from harness.cluster.joint import Teams
 from harness.cluster.nodeside import Fetched, NodeOrder, NodeSide
 from harness.cluster.remote import RemoteAgent
 from harness.deployment.sweepfile import Sweep, load_sweep
@@ -74,6 +76,8 @@ class Nodes:
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         self._sweep, self._folder = sweep, folder
+        self._teams = Teams([deployment.nodes for deployment in sweep.deployments])
+        self.most_together = max(deployment.nodes for deployment in sweep.deployments)
         self._agents: list[RemoteAgent] = []
         self.lines: dict[str, DirectLine] = {}
         self.coming: list[Callable[[], None]] = []
@@ -85,6 +89,9 @@ class Nodes:
 
     def present(self) -> Sequence[RemoteAgent]:
         return tuple(self._agents)
+
+    def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
+        return self._teams.among([agent for agent in agents if isinstance(agent, RemoteAgent)])
 
     def lost(self, agent: MeasuringAgent) -> None:
         self._agents = [one for one in self._agents if one is not agent]
@@ -257,8 +264,8 @@ def test_an_agent_with_nothing_to_do_takes_what_a_lost_one_leaves(tmp_path: Path
         waited.wait(30)
         return look()
 
-    def noted_begin(plan: LaunchPlan) -> None:
-        begin(plan)
+    def noted_begin(plan: LaunchPlan, followers: tuple[FollowerLine, ...]) -> None:
+        begin(plan, followers)
         waited.set()
 
     second.side.look, first.side.begin = late_look, noted_begin  # type: ignore[method-assign,assignment]

@@ -172,7 +172,7 @@ def test_probes_that_fail_are_said_and_measured_again_the_next_night(lab: Lab) -
 class Twins:
     """A fleet of two nodes of one kind, which measure at the same time; one of them may be lost in its probes."""
 
-    patience_s = 0.0
+    patience_s, most_together = 0.0, 1
 
     def __init__(self, agents: list[Agent]) -> None:
         self.agents, self.gone = agents, list[Agent]()
@@ -182,6 +182,9 @@ class Twins:
 
     def lost(self, agent: Agent) -> None:
         self.gone.append(agent)
+
+    def teams(self, agents: list[Agent]) -> list[Agent]:
+        return []
 
 
 class Mortal(Agent):

@@ -12,7 +12,7 @@ import yaml
 from harness.engines.base import LaunchOptions
 from harness.engines.commandline import ARGUMENTS, PLACEHOLDERS, fill
 from harness.engines.launching import engine_version
-from harness.engines.recipe import Site
+from harness.engines.recipe import Part, Site
 from harness.engines.recipes import recipe
 from harness.engines.vllm import Vllm, omp_binds
 from harness.errors import EngineUnavailable, WeightsUnavailable
@@ -35,6 +35,22 @@ def arguments(deployment: Deployment, options: LaunchOptions | None = None) -> l
 def value(words: list[str], name: str) -> str:
     assert words.count(name) == 1, name
     return words[words.index(name) + 1]
+
+
+def test_each_machine_of_several_is_told_its_part() -> None:
+    over_two = replace(H100, nodes=2)
+    words = {}
+    for rank, address in enumerate(("10.0.0.1", "10.0.0.2")):
+        here = replace(site(), part=Part(rank, address, "10.0.0.1", 29500))
+        words[rank] = Vllm().arguments(over_two, LaunchOptions(), here)
+        pinned = {"--nnodes": "2", "--node-rank": str(rank), "--master-addr": "10.0.0.1", "--master-port": "29500"}
+        assert {name: value(words[rank], name) for name in pinned} == pinned
+        assert value(words[rank], "--distributed-executor-backend") == "mp"
+        assert Vllm().environment(over_two, LaunchOptions(), here)["VLLM_HOST_IP"] == address
+    assert "--headless" in words[1]
+    assert "--headless" not in words[0]
+    assert "--nnodes" not in arguments(H100)
+    assert "VLLM_HOST_IP" not in Vllm().environment(H100, LaunchOptions(), site())
 
 
 def test_limits_parallelism_and_seed_are_pinned() -> None:

@@ -94,3 +94,11 @@ def test_more_gpus_than_the_node_has() -> None:
     spec = node()
     point = Point(deployment(tp=8), BatchWorkload(1, 8, 8))
     assert "the node has 4" in point_obstacle(point, spec.gpu, 4)
+
+
+def test_over_several_nodes_each_has_its_share_and_only_vllm_serves() -> None:
+    over_two = replace(deployment("llama-2-70b", 8, 2), nodes=2)
+    assert deployment_obstacle(over_two, node().gpu, 8) == ""
+    assert "needs 8 GPUs (tp 8 x pp 2 over 2 nodes), the node has 4" in deployment_obstacle(over_two, node().gpu, 4)
+    sarathi = replace(over_two, limits=replace(over_two.limits, engine="sarathi"))
+    assert "sarathi is launched on one node, not on 2" in deployment_obstacle(sarathi, node().gpu, 8)

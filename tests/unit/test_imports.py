@@ -38,7 +38,7 @@ LAYERS = [
     ["harness.store", "harness.meters", "harness.workload", "harness.engines", "harness.simulator"],
     ["harness.machine", "harness.hygiene", "harness.statistics", "harness.deployment", "harness.drift"],
     ["harness.doctor", "harness.replay", "harness.measured", "harness.machine_node"],
-    ["harness.happened", "harness.questions"],
+    ["harness.happened", "harness.questions", "harness.joint_node"],
     ["harness.assemble"],
     ["harness.experiment"],
     ["harness.agent"],

@@ -9,13 +9,16 @@ from harness.engines.base import Served
 from harness.errors import EngineCrashed, EngineError, LaunchFailed
 from harness.meters.base import Recording
 from harness.points import BatchWorkload, Schedule
+from harness.simulator.constants import constants_of
 from harness.simulator.faults import Faults
 from harness.simulator.node import SimulatedNode
+from harness.simulator.stepmodel import StepModel
 from tests.unit.simulated import (
     BATCH,
     DGX_H100,
     H100,
     LLAMA_70B,
+    decode,
     deployment,
     mean_w,
     measured,
@@ -270,3 +273,45 @@ def test_everything_says_simulated():
     assert all(uuid.startswith("GPU-sim-") for uuid in machine.gpu_uuids)
     assert environment.engine_version.startswith("simulated-")
     assert machine.gpu_uuids == node(seed=9).gpu_uuids != SimulatedNode(DGX_H100, "node-b", 1).gpu_uuids
+
+
+def test_several_machines_are_one_node_of_all_their_boards_on_one_clock():
+    over_two = replace(deployment(LLAMA_70B, 4, 2), nodes=2)
+    one, other = SimulatedNode(DGX_H100, "a", 1), SimulatedNode(DGX_H100, "b", 1)
+    both = one.beside(("b",))
+    assert (both.name, both.machines, both.gpu_uuids) == ("a+b", 2, one.gpu_uuids + other.gpu_uuids)
+    assert both.environment(over_two) == one.environment(deployment(LLAMA_70B, 4, 2))
+    for seed in (0, 2):
+        engine = both.launch(over_two, seed)
+        held = [[one, other][uuid in other.gpu_uuids].gpu_uuids.index(uuid) for uuid in engine.gpu_uuids]
+        assert held[:4] == held[4:] == (list(range(4)) if seed == 0 else list(range(4, 8)))
+        engine.stop()
+    with pytest.raises(LaunchFailed, match="2 node"):
+        one.launch(over_two, 0)
+    with pytest.raises(LaunchFailed, match="1 node"):
+        both.launch(deployment(), 0)
+
+
+def test_a_pipeline_over_two_nodes_is_a_little_slower_and_keeps_two_nodes_processors_awake():
+    alone, over_two = deployment(LLAMA_70B, 4, 2), replace(deployment(LLAMA_70B, 4, 2), nodes=2)
+    spent = {}
+    for nodes, wanted in ((1, alone), (2, over_two)):
+        machine = SimulatedNode(DGX_H100, "a", 1, gain_sd=0.0)
+        machine = machine.beside(("b",)) if nodes == 2 else machine
+        engine = machine.launch(wanted, 0)
+        go = engine.prepare_batches(BATCH, 4, 0)
+        start_s = machine.clock.monotonic_s()
+        served = go()
+        lasted_s = served.end_s - served.start_s
+        spent[nodes] = (
+            lasted_s,
+            *(machine.truth.energy_j(domain, None, start_s, start_s + lasted_s) for domain in ("gpu", "cpu")),
+        )
+    (time_1_s, gpu_1_j, cpu_1_j), (time_2_s, gpu_2_j, cpu_2_j) = spent[1], spent[2]
+    assert 0.95 < time_2_s / time_1_s < 1.1
+    steps = [StepModel(one, H100, constants_of(H100)) for one in (alone, over_two)]
+    shape = decode(8)
+    within_s, over_s = (step.duration_s(shape) for step in steps)
+    assert 1.0 < over_s / within_s < 1.1, "one send goes over the fabric"
+    assert 1.05 < gpu_2_j / gpu_1_j < 2.0, "eight boards more, idle"
+    assert 1.3 < cpu_2_j / cpu_1_j < 2.1

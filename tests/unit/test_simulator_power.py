@@ -57,7 +57,7 @@ def idle_w(machine: SimulatedNode, length_s: float = 5.0) -> list[float]:
 
 def test_true_energy_is_power_times_time():
     hardware = Hardware(
-        DGX_H100, "node-a", 1, 0.0, datetime(2026, 1, 1, tzinfo=UTC), changed(H100, leakage_share_per_c=0.0), NO_FAULTS
+        DGX_H100, ("node-a",), 1, 0.0, datetime(2026, 1, 1, tzinfo=UTC), changed(H100, leakage_share_per_c=0.0), NO_FAULTS
     )
     hardware.hold((0, 1))
     time_s, dynamic_w = np.array([0.0, 1.0, 3.0, 6.0]), np.array([0.0, 100.0, 200.0])

@@ -1,0 +1,132 @@
+"""Several agents on one deployment: put together when they are free, freed however it ends."""
+
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness.cluster.joint import JointAgent, Teams
+from harness.cluster.nodeside import NodeOrder, NodeSide
+from harness.cluster.remote import RemoteAgent
+from harness.deployment.sweepfile import Sweep, load_sweep
+from harness.errors import AgentLost, BadInput
+from harness.plan import LaunchPlan
+from harness.records import RunBundle
+from tests.unit.builders import write_sweep
+from tests.unit.test_cluster_crew import DirectLine, Nodes, assert_once, in_launch, never, runs_of, swept
+
+OVER_TWO = ("[{tp: 1}, {tp: 2}]", "[{tp: 2}, {tp: 8, pp: 2, nodes: 2}]")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return load_sweep(write_sweep(tmp_path, OVER_TWO))
+
+
+def test_what_spans_two_nodes_is_measured_by_two_that_are_free(sweep: Sweep, tmp_path: Path) -> None:
+    nodes = Nodes(sweep, tmp_path)
+    for name in "abc":
+        nodes.add("dgx-h100", name)
+    assert swept(nodes, sweep, tmp_path).runs_left == 0
+    runs = runs_of(tmp_path)
+    assert_once(runs)
+    over_two = runs[runs["n_nodes"] == 2]
+    (pair,) = set(over_two["node"])
+    assert pair in {"a+b", "b+c"}
+    assert set(over_two["n_gpus"]) == {16}
+    sides = [NodeSide(NodeOrder(sweep, 0, tmp_path, "dgx-h100", name)) for name in pair.split("+")]
+    theirs = [uuid for side in sides for uuid in side._agent.node.gpu_uuids]  # type: ignore[attr-defined]
+    assert all(list(uuids) == theirs for uuids in over_two["gpu_uuids"]), "the boards of the two, and no others"
+    alone = runs[runs["n_nodes"] == 1]
+    assert set(alone["node"]) <= set("abc")
+    assert set(alone["environment_id"]) == set(over_two["environment_id"])
+
+
+def test_one_node_alone_leaves_it(sweep: Sweep, tmp_path: Path) -> None:
+    nodes = Nodes(sweep, tmp_path)
+    nodes.add("dgx-h100", "a")
+    swept(nodes, sweep, tmp_path)
+    assert set(runs_of(tmp_path)["n_nodes"]) == {1}
+    nodes.add("dgx-h100", "b")
+    assert swept(nodes, sweep, tmp_path).runs_left == 0
+    assert_once(runs_of(tmp_path))
+
+
+def test_nodes_that_are_not_alike_are_not_put_together(tmp_path: Path) -> None:
+    kinds = ("[dgx-h100]", "[dgx-a100, dgx-h100]")
+    sweep = load_sweep(write_sweep(tmp_path, OVER_TWO, kinds))
+    nodes = Nodes(sweep, tmp_path)
+    for kind, name in (("dgx-h100", "a"), ("dgx-a100", "b"), ("dgx-h100", "c"), ("dgx-h100", "d")):
+        nodes.add(kind, name)
+    assert [team.name for team in nodes.teams(nodes.present())] == ["a+c"]
+    assert nodes.teams(nodes.present())[0] is nodes.teams(nodes.present())[0]
+    assert not Teams([1]).among(list(nodes.present()))
+
+
+@pytest.mark.parametrize("mortal", ["a", "b"])
+def test_a_lost_part_is_replaced_and_the_other_goes_on(mortal: str, sweep: Sweep, tmp_path: Path) -> None:
+    """`a` leads. It dies in its launch together with `b`; `b` dies when it is let go of after one."""
+    nodes = Nodes(sweep, tmp_path)
+
+    def dies(method: str, answer: object) -> bool:
+        if mortal == "b":
+            return method == "release"
+        return in_launch(method, answer) and "begun" in together
+
+    together: set[str] = set()
+    for name in "ab":
+        nodes.add("dgx-h100", name, dies if name == mortal else never)
+    begin = nodes.lines["a"].side.begin
+
+    def noted(plan: LaunchPlan, followers: tuple[object, ...]) -> None:
+        together.update(["begun"] * len(followers))
+        begin(plan, followers)  # type: ignore[arg-type]
+
+    nodes.lines["a"].side.begin = noted  # type: ignore[method-assign,assignment]
+    nodes.coming = [lambda: nodes.add("dgx-h100", "c")]
+    outcome = swept(nodes, sweep, tmp_path)
+    assert outcome.runs_left == 0
+    runs = runs_of(tmp_path)
+    assert_once(runs)
+    failed = runs[runs["status"] == "failed"]
+    if mortal == "a":
+        assert [name for name, _ in outcome.lost] == ["a+b"]
+        assert set(runs[runs["n_nodes"] == 2]["node"]) - {"a+b"} == {"b+c"}
+        assert all("its power was cut" in reason for reason in failed["reason"])
+
+
+class Leader(RemoteAgent):
+    """Loses a follower in mid-launch."""
+
+    def measure(self, plan: LaunchPlan, followers: object = ()) -> Generator[RunBundle]:
+        raise AgentLost("b did not answer within 30 s", "what was in hand", "b")
+        yield
+
+
+def test_the_one_that_was_lost_is_named_and_the_others_are_let_go_of(sweep: Sweep, tmp_path: Path) -> None:
+    lines = {}
+    parts: list[RemoteAgent] = []
+    for name, kind in (("a", Leader), ("b", RemoteAgent), ("c", RemoteAgent)):
+        side = NodeSide(NodeOrder(sweep, 0, tmp_path, "dgx-h100", name))
+        lines[name] = DirectLine(side, never)
+        parts.append(kind(side.describe(), side.environments(), lines[name]))
+    released: list[str] = []
+    for name in "bc":
+        lines[name].side.release = lambda name=name: released.append(name) is None  # type: ignore[method-assign]
+    team = JointAgent(parts)
+    with pytest.raises(AgentLost) as lost:
+        list(team.measure(SimpleNamespace()))  # type: ignore[arg-type]
+    assert (lost.value.node, lost.value.in_hand) == ("b", "what was in hand")
+    assert released == ["b", "c"]
+    assert team.wait_until_free() == ()
+    assert (team.name, team.nodes) == ("a+b+c", 3)
+
+
+def test_this_machine_alone_says_that_it_cannot(tmp_path: Path) -> None:
+    from harness.cluster.local import local_agents
+
+    sweep = load_sweep(write_sweep(tmp_path, OVER_TWO, ("simulate: true", "simulate: false")))
+    with pytest.raises(BadInput) as told, local_agents(sweep, 0, tmp_path):
+        pass
+    assert "parallelism: nodes: 2; accepted: 1 on this machine alone; fix: --cluster ray or slurm" in str(told.value)
