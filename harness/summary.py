@@ -10,11 +10,21 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.labels import deployment_labels, replay_labels
+from harness.labels import LABEL_COLUMNS, deployment_labels, replay_labels
 from harness.records import SETTLED
+from harness.repeatability import COLUMNS as SPREAD_COLUMNS
 from harness.repeatability import Repeatability, repeatability
 from harness.sweep import SweepOutcome
 
+COLUMNS = tuple(
+    dict.fromkeys(
+        (
+            *SPREAD_COLUMNS, *LABEL_COLUMNS, "source", "reason", "requests", "tokens_generated", "gpu_energy_j",
+            "cpu_energy_j", "decode_batch_mean", "ttft_mean_s",
+        )
+    )
+)  # fmt: skip
+"""Of `runs`: all that a summary is made of. Whole rows take several times the memory."""
 _MOST_REASONS = 12
 _COLUMNS = (
     "\ndeployment", "batch\npoints", "batches\nJ/token (min-max)", "replay\nruns", "replay\nJ/token",
@@ -71,7 +81,7 @@ def of_points(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> pd.DataF
 
 
 def summarise(runs: pd.DataFrame, points: Iterable[tuple[str, str]]) -> Summary:
-    """Summarise the runs of a sweep's points; warm-ups are left out."""
+    """Summarise the runs (with `COLUMNS`) of a sweep's points; warm-ups are left out."""
     runs = of_points(runs[runs["purpose"] != "warmup"], points)
     labels = deployment_labels(runs)
     good = runs["status"].isin(SETTLED)

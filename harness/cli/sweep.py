@@ -22,7 +22,7 @@ from harness.machine import find_gpus
 from harness.rounds import Learner, Rounds
 from harness.space import build_space, in_looks
 from harness.store import read_table
-from harness.summary import print_summary, summarise
+from harness.summary import COLUMNS, print_summary, summarise
 from harness.sweep import SweepOrder, SweepOutcome, run_sweep
 from harness.trainer import find_trainer
 from harness.units import parse_duration_s
@@ -236,7 +236,7 @@ def _measure(
         stages = None if in_rounds is None else in_rounds.stages
         outcome = run_sweep(order, space, agents, progress, wall, shlex.join(sys.argv), stages, fleet)
     learnt = None if in_rounds is None else in_rounds.outcome()
-    summary = summarise(read_table(folder, "runs").to_pandas(), outcome.points)
+    summary = summarise(read_table(folder, "runs", COLUMNS).to_pandas(), outcome.points)
     if as_json:
         curve = {} if learnt is None else {"rounds": rounds_json(learnt)}
         click.echo(json.dumps({"results": str(folder), **_outcome_json(outcome), **summary.as_json(), **curve}))
