@@ -56,9 +56,8 @@ def idle_w(machine: SimulatedNode, length_s: float = 5.0) -> list[float]:
 
 
 def test_true_energy_is_power_times_time():
-    hardware = Hardware(
-        DGX_H100, ("node-a",), 1, 0.0, datetime(2026, 1, 1, tzinfo=UTC), changed(H100, leakage_share_per_c=0.0), NO_FAULTS
-    )
+    start, constants = datetime(2026, 1, 1, tzinfo=UTC), changed(H100, leakage_share_per_c=0.0)
+    hardware = Hardware(DGX_H100, ("node-a",), 1, 0.0, start, constants, NO_FAULTS)
     hardware.hold((0, 1))
     time_s, dynamic_w = np.array([0.0, 1.0, 3.0, 6.0]), np.array([0.0, 100.0, 200.0])
     cpu_w, dram_w = np.array([300.0, 200.0, 250.0]), np.array([20.0, 40.0, 30.0])
