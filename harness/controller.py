@@ -4,8 +4,9 @@ Its state is what the store holds: a point's repetitions per environment, and th
 in step while a sweep runs; a new controller over the same store asks for exactly what is missing. Probes come when
 nothing else is left for a host.
 
-A launch must not cost more the more points there are: of each host is remembered which groups it hosts, in which of
-its environments they are measured, and which of them had nothing left when they were last looked at.
+A launch must not cost more the more points there are: of each host is remembered which groups it hosts, and in which of
+its environments they are measured; of each environment, which groups had nothing left when they were last looked at.
+Hosts of one environment are of one kind of node, so what one of them cannot run, none can.
 """
 
 from collections import Counter, defaultdict
@@ -68,6 +69,7 @@ class Controller:
         self._in_flight: set[tuple[str, str]] = set()
         self._withheld: set[str] = set()
         self._known: dict[int, KnownHost] = {}
+        self._closed: dict[str, set[int]] = defaultdict(set)
         self._groups_of: dict[str, list[int]] = defaultdict(list)
         for number, group in enumerate(space.groups):
             for candidate in group.candidates:
@@ -93,8 +95,7 @@ class Controller:
                     self._exhausted.add(key)
                 self._changes_of_exhausted += key in self._exhausted
             # It may ask for more repetitions, so its group is looked at again.
-            for known in self._known.values():
-                known.closed[outcome.environment_id].difference_update(self._groups_of.get(outcome.point_id, ()))
+            self._closed[outcome.environment_id].difference_update(self._groups_of.get(outcome.point_id, ()))
 
     def _know(self, host: Host) -> KnownHost:
         """What is remembered of a host, with its environments as they are now."""
@@ -280,7 +281,7 @@ class Controller:
         known = self._know(host)
         for number, group, place in known.groups:
             environment_id = known.environment_ids[place]
-            closed = known.closed[environment_id]
+            closed = self._closed[environment_id]
             if number in closed or (group.deployment.deployment_id, environment_id) in self._in_flight:
                 continue
             assignments: list[Assignment] = []

@@ -1,6 +1,5 @@
 """What the controller knows of those that measure, and what it remembers of each."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -59,7 +58,6 @@ class KnownHost:
     Attributes:
         groups: (number, group, which environment) of each group that it hosts, in the order of the space.
         environment_ids: of each environment, as they are now.
-        closed: for each environment, the groups that have nothing left there.
         probes: what to probe in each environment, and for which state it was chosen.
     """
 
@@ -74,7 +72,6 @@ class KnownHost:
                 self._examples.setdefault(environment, group.deployment)
                 self.groups.append((number, group, numbers.setdefault(environment, len(numbers))))
         self.environment_ids: tuple[str, ...] = ()
-        self.closed: dict[str, set[int]] = defaultdict(set)
         self.probes: tuple[object, dict[str, Group]] | None = None
         self.look()
 

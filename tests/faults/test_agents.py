@@ -63,7 +63,8 @@ def test_agents_killed_at_any_moment(faults: Faults, nursery: Nursery, tmp_path:
                             )
                     killed.add(pid)
                 ended = child.whole()
-            # A node whose agent is killed as it starts is left out, and said so; the next call has it.
+            # A node whose agent is killed three times in a row as it starts is left out, and said so; the next call
+            # has it.
             assert ended.code in (0, 3), ended
             runs = pd.read_parquet(trial.results / "runs")
             failed = runs[runs["status"] == "failed"]
