@@ -38,6 +38,11 @@ class MeasuringAgent(Protocol):
         ...
 
     @property
+    def in_use(self) -> "tuple[MeasuringAgent, ...]":
+        """Of its parts, those that others use, where the last look found it not free."""
+        ...
+
+    @property
     def identity(self) -> NodeIdentity:
         """For records of what was not measured."""
         ...
@@ -83,11 +88,6 @@ class Fleet(Protocol):
         """This one did not answer; it is present no more."""
         ...
 
-    @property
-    def most_together(self) -> int:
-        """How many nodes the widest deployment spans."""
-        ...
-
     def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
         """Agents that are each made of several of these; the same ones for the same parts."""
         ...
@@ -126,6 +126,10 @@ class Agent:
     @property
     def nodes(self) -> int:
         return self._node.machines
+
+    @property
+    def in_use(self) -> tuple[MeasuringAgent, ...]:
+        return (self,)
 
     def hosts(self, deployment: Deployment) -> bool:
         return deployment.gpu == self.spec.gpu_kind and deployment.nodes == self.nodes

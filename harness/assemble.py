@@ -191,6 +191,7 @@ def batch_run(context: LaunchContext, assignment: Assignment, prefill: Measured,
         "prefill_window_s": prefill.window_s,
         "prefill_batches_in_window": prefill.served.batches,
         "prefill_gap_fraction": step_columns(prefill)["gap_fraction"],
+        "clock_uncertainty_s": _widest(full, prefill),
         "prefill_s": prefill.window_s / prefill.served.batches,
         "gpu_energy_by_gpu_j": tuple(
             energy.energy_j / batches for energy in full_energy.by_gpu if energy.energy_j is not None
@@ -295,6 +296,11 @@ def _window_columns(
         "gpu_temperature_max_c": verdict.temperature_max_c,
         "sm_clock_mean_mhz": verdict.sm_clock_mean_mhz,
     }
+
+
+def _widest(*windows: Measured) -> float | None:
+    known_s = [one.recording.clock_uncertainty_s for one in windows]
+    return max((one_s for one_s in known_s if one_s is not None), default=None)
 
 
 def _token_columns(measured: Measured) -> dict[str, float | None]:

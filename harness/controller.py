@@ -189,6 +189,12 @@ class Controller:
                 if obstacle:
                     yield Assignment(point, 0, 0, lengths_from=candidate.lengths_from), obstacle
 
+    def settled_points(self) -> set[str]:
+        """Ids of the points that have a settled repetition, in any environment."""
+        return {
+            point_id for (point_id, _), taken in self._repetitions.items() if any(r.settled for r in taken.values())
+        }
+
     def standing(self, point: Point, host: Host) -> Standing:
         """How far a point is in the host's environment."""
         known = self._repetitions.get((point.point_id, host.environment(point.deployment).environment_id), {})

@@ -12,7 +12,7 @@ several that wait are put together for what spans as many nodes.
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,6 +53,10 @@ class Desk(Protocol):
 
     def lose(self, agent: MeasuringAgent, plan: LaunchPlan | None, error: AgentLost) -> None:
         """It stopped answering, in this launch or in none."""
+        ...
+
+    def waits_for_more(self, agents: Sequence[MeasuringAgent]) -> bool:
+        """Whether something is left that spans more nodes than these."""
         ...
 
     def out_of_time(self) -> bool: ...
@@ -200,6 +204,7 @@ class Crew:
         elif reasons:
             if not self._stopping.is_set():
                 self._desk.skip(agent, reasons)
+                self._rest(part for part in agent.parts if part not in agent.in_use)
         elif not self._stopping.is_set() and (following := self._desk.next_launch(agent)) is not None:
             self._begin(pool, _Task(agent, following))
         else:
@@ -212,7 +217,7 @@ class Crew:
         """Whether only a lost node could go on (or there are too few yet), and it may still come."""
         if self._wall.monotonic_s() - self._lost_s >= self._fleet.patience_s:
             return False
-        if len(self._known) < self._fleet.most_together:
+        if not self._known or self._desk.waits_for_more(self._fleet.present()):
             return True
         waited_for = [agent for name, agent in self._lost.items() if self._losses[name] < self._most_losses]
         waited_for += [team for team in self._teams.values() if any(part in waited_for for part in team.parts)]

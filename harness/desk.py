@@ -134,6 +134,12 @@ class Desk:
     def has_work(self, agent: MeasuringAgent) -> bool:
         return next(self._controller.preview(agent, 1), None) is not None
 
+    def waits_for_more(self, agents: Sequence[MeasuringAgent]) -> bool:
+        there = Counter(agent.spec.gpu_kind for agent in agents)
+        wider = [group for group in self._space.groups if group.deployment.nodes > max(1, there[group.deployment.gpu])]
+        points = {item.point.point_id for group in wider for item in group.candidates}
+        return bool(points - self._controller.settled_points())
+
     def skip(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:
         """Others use the node: it gets no launch in this round."""
         self._skipped[agent.name] = reasons

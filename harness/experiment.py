@@ -10,6 +10,7 @@ stored before the next one begins. The engine is stopped however the generator e
 
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,16 +91,20 @@ def measure_launch(
 def measure_window(node: Node, work: Callable[[], Served]) -> Measured:
     """Do `work` inside a window of all counters, with quiet time on both sides."""
     sampler = node.sampler()
-    sampler.start()
     try:
+        sampler.start()
         sampler.settle()
         started_at = node.clock.utc()
         start_s = sampler.mark()
         served = work()
         end_s = sampler.mark()
         sampler.settle()
-    finally:
-        recording = sampler.stop()
+    except BaseException:
+        # What became of the engine matters more than what the counters say of it.
+        with suppress(MeasurementError):
+            sampler.stop()
+        raise
+    recording = sampler.stop()
     return Measured(recording, start_s, end_s, started_at, served)
 
 

@@ -17,7 +17,7 @@ from harness.engines.base import Served
 from harness.engines.launching import free_port
 from harness.engines.process import EngineProcess
 from harness.engines.recipe import Part
-from harness.errors import AgentLost, EngineCrashed, EngineError, HarnessError, LaunchFailed
+from harness.errors import AgentLost, EngineCrashed, EngineError, EngineHung, HarnessError, LaunchFailed
 from harness.machine_node import MachineNode, RealEngine
 from harness.meters.joint import JointSampler, PeerSampler
 from harness.points import BatchWorkload, Deployment, Environment, NodeSpec, Schedule, Source
@@ -111,7 +111,10 @@ class JointNode:
 
     def launch(self, deployment: Deployment, seed: int) -> "JointEngine":
         """As of a node; followers first, since each waits for the leader."""
-        port = free_port(self._address)
+        try:
+            port = free_port(self._address)
+        except OSError as error:
+            raise LaunchFailed(f"nothing can listen at {self._address}, this node's address: {error}") from error
         watch = _Watch(self._followers)
         with ExitStack() as undo:
             held: list[tuple[str, ...]] = []
@@ -125,9 +128,10 @@ class JointNode:
             part = Part(0, self._address, self._address, port)
             try:
                 engine = self._own.lead(deployment, seed, part, watch.begin)
-            except EngineError as error:
-                raise watch.explained(error, LaunchFailed) from error
+            except LaunchFailed as error:
+                raise watch.explained(error) from error
             undo.callback(engine.stop)
+            undo.callback(watch.stop)
             for follower in self._followers:
                 follower.ready()
             undo.pop_all()
@@ -192,8 +196,8 @@ class JointEngine:
     def _explained(self, work: Callable[[], _T]) -> _T:
         try:
             return work()
-        except EngineError as error:
-            raise self._watch.explained(error, EngineCrashed) from error
+        except (EngineCrashed, EngineHung) as error:
+            raise self._watch.explained(error) from error
 
 
 class _Watch:
@@ -215,21 +219,35 @@ class _Watch:
         if self._thread is not None:
             self._thread.join()
 
-    def explained(self, error: EngineError, kind: type[EngineError]) -> HarnessError:
-        """The error itself, or what became of a follower where that is the reason."""
+    def explained(self, error: EngineError) -> HarnessError:
+        """The error with what became of a follower: who was first is not known where both ended within a look.
+
+        The engine is over; nobody looks any more.
+        """
+        self.stop()
+        if self._lost is None and not self._ended:
+            self._see()
         if self._lost is not None:
             return self._lost
-        return kind(self._ended, error.log_tail, error.log_path, error.partial) if self._ended else error
+        if not self._ended:
+            return error
+        return type(error)(f"{error}; {self._ended}", error.log_tail, error.log_path, error.partial)
 
     def _look(self, process: EngineProcess) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
-            for follower in self._followers:
-                try:
-                    how = follower.ended()
-                except AgentLost as error:
-                    self._lost = error
-                else:
-                    self._ended = f"its part on {follower.name} {how}" if how else ""
-                if self._lost is not None or self._ended:
-                    process.kill()
-                    return
+            self._see()
+            if self._lost is not None or self._ended:
+                process.kill()
+                return
+
+    def _see(self) -> None:
+        """Whether any of the followers' parts has ended, or does not answer."""
+        for follower in self._followers:
+            try:
+                how = follower.ended()
+            except AgentLost as error:
+                self._lost = error
+                return
+            if how:
+                self._ended = f"its part on {follower.name} {how}"
+                return

@@ -6,7 +6,7 @@ night, while the sweep has them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -132,6 +132,10 @@ class NightProbes:
 
     def has_work(self, agent: MeasuringAgent) -> bool:
         return agent.nodes == 1 and agent.name not in self.done
+
+    def waits_for_more(self, agents: Sequence[MeasuringAgent]) -> bool:
+        """Each node is probed alone."""
+        return False
 
     def skip(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:
         note = f"not probed, the node is in use: {'; '.join(reasons)}"

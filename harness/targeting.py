@@ -93,7 +93,8 @@ def drawn(
 
 
 def _batches(space: Space, feasible: Feasible) -> list[Point]:
-    points = (item.point for group in space.groups for item in group.candidates)
+    """Of one node: predictors do not learn from deployments over several."""
+    points = (item.point for group in space.groups if group.deployment.nodes == 1 for item in group.candidates)
     return [point for point in points if _is_batch(point) and feasible(point)]
 
 

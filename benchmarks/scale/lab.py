@@ -172,7 +172,7 @@ class WaitingAgent:
 class Machines:
     """A fleet whose agents are all there."""
 
-    patience_s, most_together = 0.0, 1
+    patience_s = 0.0
 
     def __init__(self, agents: Sequence[MeasuringAgent]) -> None:
         self._agents = agents

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.clock import WallClock
 from harness.engines.recipe import Part
-from harness.errors import AgentLost, HarnessError
+from harness.errors import AgentLost, EngineError, HarnessError
 from harness.meters.base import Recording, Sampler
 from harness.points import Deployment
 
@@ -34,6 +34,7 @@ class FollowerSide:
         self._clock = WallClock()
         self._part: Following | None = None
         self._sampler: Sampler | None = None
+        self._stuck: EngineError | None = None
 
     def clock_s(self) -> float:
         return self._clock.monotonic_s()
@@ -53,14 +54,25 @@ class FollowerSide:
         return "was never started" if self._part is None else self._part.ended
 
     def unfollow(self) -> None:
-        """Raises EngineError: some processes would not end."""
-        part, self._part = self._part, None
-        if self._sampler is not None:
-            self.stop()
-        if part is not None:
-            part.stop()
+        """Raises EngineError: some processes would not end; it says so again when it is asked again."""
+        try:
+            if self._sampler is not None:
+                self.stop()
+        finally:
+            if self._stuck is not None:
+                raise self._stuck
+            if self._part is not None:
+                try:
+                    self._part.stop()
+                except EngineError as error:
+                    self._stuck = error
+                    raise
+                self._part = None
 
     def start(self) -> None:
+        if self._sampler is not None:
+            # Of a window that its leader gave up.
+            self.stop()
         self._sampler = self._node.sampler()
         self._sampler.start()
 

@@ -1,8 +1,8 @@
 """Several remote agents that measure one deployment together: the first leads, the others follow."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Generator, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from harness.agent import MeasuringAgent
@@ -21,6 +21,7 @@ class JointAgent:
     def __init__(self, parts: Sequence[RemoteAgent]) -> None:
         self._parts = tuple(parts)
         self._name = "+".join(part.name for part in parts)
+        self._in_use: tuple[MeasuringAgent, ...] = ()
 
     @property
     def name(self) -> str:
@@ -33,6 +34,10 @@ class JointAgent:
     @property
     def nodes(self) -> int:
         return len(self._parts)
+
+    @property
+    def in_use(self) -> tuple[MeasuringAgent, ...]:
+        return self._in_use
 
     @property
     def spec(self) -> NodeSpec:
@@ -59,11 +64,17 @@ class JointAgent:
     def wait_until_free(self) -> tuple[str, ...]:
         """Raises AgentLost."""
         reasons: list[str] = []
+        in_use: list[RemoteAgent] = []
         for part in self._parts:
             try:
-                reasons += [f"{part.name}: {reason}" for reason in part.wait_until_free()]
+                found = part.wait_until_free()
             except AgentLost as error:
                 raise AgentLost(str(error), error.in_hand, part.name) from error
+            reasons += [f"{part.name}: {reason}" for reason in found]
+            in_use += [part] * bool(found)
+        self._in_use = tuple(in_use)
+        if not reasons and len({part.environments for part in self._parts}) > 1:
+            reasons.append("they are not alike any more: another driver, power limit or version of an engine")
         return tuple(reasons)
 
     def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
@@ -72,12 +83,13 @@ class JointAgent:
         try:
             yield from leader.measure(plan, followers)
         except AgentLost as error:
+            if not error.node:
+                # It may only be slow, and ask followers for more after they were let go of.
+                leader.cut()
             raise AgentLost(str(error), error.in_hand, error.node or leader.name) from error
         finally:
-            for follower in followers:
-                # One that is lost is noticed by whoever asks it next.
-                with contextlib.suppress(AgentLost):
-                    follower.release()
+            with ThreadPoolExecutor(len(followers)) as pool:
+                list(pool.map(RemoteAgent.release, followers))
 
     def interrupt(self) -> None:
         for part in self._parts:

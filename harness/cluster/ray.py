@@ -105,10 +105,6 @@ class RayFleet:
         """What Ray says of the nodes that are up and were started to measure."""
         return [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get(RESOURCE)]
 
-    @property
-    def most_together(self) -> int:
-        return max(deployment.nodes for deployment in self._sweep.deployments)
-
     def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
         return self._teams.among([agent for agent in agents if isinstance(agent, RemoteAgent)])
 

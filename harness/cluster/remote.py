@@ -73,6 +73,10 @@ class RemoteAgent:
         return 1
 
     @property
+    def in_use(self) -> tuple[MeasuringAgent, ...]:
+        return (self,)
+
+    @property
     def facts(self) -> NodeFacts:
         return self._facts
 
@@ -136,13 +140,17 @@ class RemoteAgent:
                 self._stop()
 
     def release(self) -> None:
-        """End what it runs for a leader; if it does not, the agent goes.
+        """End what it runs for a leader; an agent that does not, or does not answer, is ended with its engine."""
+        limit_s = STOP_S + ANSWER_LIMIT_S / 4 if self._interrupted.is_set() else RELEASE_S
+        released = False
+        with contextlib.suppress(AgentLost):
+            released = self._line.ask("release", limit_s=limit_s)
+        if not released:
+            self.cut()
 
-        Raises:
-            AgentLost: it does not answer.
-        """
-        if not self._line.ask("release", limit_s=RELEASE_S):
-            self._line.cut()
+    def cut(self) -> None:
+        """End the agent, and with it its engine."""
+        self._line.cut()
 
     def interrupt(self) -> None:
         self._interrupted.set()

@@ -45,7 +45,7 @@ class EngineProcess:
         self.words, self.log_path = tuple(words), log_path
         self._term_limit_s = term_limit_s
         self._said = b""
-        self._lock = threading.Lock()
+        self._lock, self._control_lock = threading.Lock(), threading.Lock()
         self._code: int | None = None
         self._left: tuple[int, ...] = ()
         control_read, self._control = os.pipe()
@@ -119,9 +119,10 @@ class EngineProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole tree, without waiting for it; `stop` has to be called all the same."""
-        if self._control >= 0:
-            with contextlib.suppress(BrokenPipeError):  # the keeper is done
-                os.write(self._control, b"K")
+        with self._control_lock:
+            if self._control >= 0:
+                with contextlib.suppress(BrokenPipeError):  # the keeper is done
+                    os.write(self._control, b"K")
 
     def stop(self) -> None:
         """End the tree and wait until it is gone; may be called again.
@@ -129,10 +130,11 @@ class EngineProcess:
         Raises:
             EngineError: some processes would not end.
         """
-        if self._control < 0:
-            return
-        os.close(self._control)
-        self._control = -1
+        with self._control_lock:
+            if self._control < 0:
+                return
+            os.close(self._control)
+            self._control = -1
         try:
             self._keeper.wait(self._term_limit_s + 2 * KILL_LIMIT_S + KEEPER_MARGIN_S)
         except subprocess.TimeoutExpired:

@@ -45,6 +45,7 @@ class Series:
         latency_s: (n,) how long each reading took.
         counts: (n,) raw counter values, as read (wraps included).
         lost: why the channel stopped answering, or "".
+        clock_uncertainty_s: all times may be off by as much, together, where another machine's clock stamped them.
     """
 
     channel: Channel
@@ -52,6 +53,7 @@ class Series:
     latency_s: FloatArray
     counts: IntArray
     lost: str = ""
+    clock_uncertainty_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

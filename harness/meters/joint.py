@@ -9,7 +9,6 @@ A domain that one machine has no counter for is absent as a whole: a sum over so
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -109,14 +108,15 @@ class JointSampler:
         return marked_s
 
     def stop(self) -> Recording:
-        recordings = [self._own.stop()]
-        uncertainty_s = 0.0
-        for peer, before in zip(self._peers, self._before, strict=True):
-            recording = peer.stop()
-            after = clock_difference(self._clock, peer.clock_s)
-            uncertainty_s = max(uncertainty_s, before.uncertainty_s, after.uncertainty_s)
-            recordings.append(on_our_clock(peer.name, recording, before, after))
-        return joined((self._name, *(peer.name for peer in self._peers)), recordings, uncertainty_s)
+        own = self._own.stop()
+        # All of them are stopped before any clock is found unfit.
+        stopped = [(peer.name, peer.stop(), clock_difference(self._clock, peer.clock_s)) for peer in self._peers]
+        others = [
+            on_our_clock(name, recording, before, after)
+            for (name, recording, after), before in zip(stopped, self._before, strict=True)
+        ]
+        known_s = [after.uncertainty_s for _, _, after in stopped] + [before.uncertainty_s for before in self._before]
+        return joined((self._name, *(name for name, _, _ in stopped)), [own, *others], max(known_s))
 
     def _mark_peers(self) -> None:
         for peer in self._peers:
@@ -124,7 +124,7 @@ class JointSampler:
 
 
 def on_our_clock(name: str, recording: Recording, before: Difference, after: Difference) -> Recording:
-    """Another machine's recording with our times; readings are the wider for what is not known of them.
+    """Another machine's recording with our times, and what is not known of them.
 
     Args:
         before, after: the differences of the clocks around the recording.
@@ -148,17 +148,10 @@ def on_our_clock(name: str, recording: Recording, before: Difference, after: Dif
         shifted: FloatArray = before.ours_s + (theirs_s - before.theirs_s) * (1.0 + drift)
         return shifted
 
-    # An error of the difference is the same for all counters of a domain: it adds up, which widths at random do not.
-    of_domain = Counter(one.channel.domain for one in recording.series)
     return replace(
         recording,
         series=tuple(
-            replace(
-                one,
-                time_s=all_ours_s(one.time_s),
-                latency_s=one.latency_s + 2 * uncertainty_s * math.sqrt(of_domain[one.channel.domain]),
-            )
-            for one in recording.series
+            replace(one, time_s=all_ours_s(one.time_s), clock_uncertainty_s=uncertainty_s) for one in recording.series
         ),
         power=tuple(replace(one, time_s=all_ours_s(one.time_s)) for one in recording.power),
         states=tuple(replace(state, time_s=ours_s(state.time_s)) for state in recording.states),

@@ -11,10 +11,12 @@ import numpy as np
 
 from harness.errors import MeasurementError, WindowTooShort
 from harness.meters.base import Domain, PowerTrace, Recording, Series
+from harness.meters.counter import cumulative_j
 from harness.meters.edges import edges_of
 from harness.meters.instant import FAST_REFRESH_S, not_covered, slow_ends, window_ends
-from harness.meters.interior import Instant, shown_powers
+from harness.meters.interior import Instant, power_range_w, shown_powers
 from harness.meters.sampled import integrates, sampling_bound_j, sampling_error
+from harness.points import FloatArray
 from harness.records import Energy
 
 GPU_GAIN_UNCERTAINTY = 0.05
@@ -85,11 +87,12 @@ def _parts(
 
     The GPUs of a node are of one kind: when half of their counters are seen to integrate, all of them do.
     """
-    parts, sampling, integrating = [], [], 0
+    parts, sampling, clocks_j, integrating = [], [], list[float](), 0
     for one, power in zip(series, powers, strict=True):
         loss_j = (0.0, 0.0)
         if one.channel.refresh_s <= FAST_REFRESH_S or end_s <= start_s:
             start, end = window_ends(one, start_s, end_s)
+            clock_j = _clock_bound_j(one, one.time_s, cumulative_j(one), start_s, end_s)
         else:
             edges = edges_of(one)
             shown = shown_powers(edges, power)
@@ -98,8 +101,10 @@ def _parts(
                 integrating += 1
             elif power is not None and power.instant:
                 loss_j = sampling_error(edges, power, start_s, end_s)
+            clock_j = _clock_bound_j(one, edges.time_s, edges.energy_j, start_s, end_s)
         parts.append((start, end))
         sampling.append(loss_j)
+        clocks_j.append(clock_j)
     all_integrate = 2 * integrating >= len(series)
     if all_integrate:
         sampling = [(0.0, 0.0)] * len(series)
@@ -107,11 +112,20 @@ def _parts(
         Instant(
             end.energy_j - start.energy_j,
             math.hypot(start.random_j, end.random_j, random_j),
-            start.bound_j + end.bound_j + bound_j,
+            start.bound_j + end.bound_j + bound_j + clock_j,
         )
-        for (start, end), (random_j, bound_j) in zip(parts, sampling, strict=True)
+        for (start, end), (random_j, bound_j), clock_j in zip(parts, sampling, clocks_j, strict=True)
     ]
     return instants, all_integrate
+
+
+def _clock_bound_j(series: Series, time_s: FloatArray, energy_j: FloatArray, start_s: float, end_s: float) -> float:
+    """What a window holds too much or too little if its machine's clock is off: the same at both ends and for all its
+    counters, so at most the difference of the powers there (means of 0.1 s) over that time, J."""
+    if series.clock_uncertainty_s == 0.0 or len(time_s) < 2:
+        return 0.0
+    powers_w = [*power_range_w(time_s, energy_j, start_s), *power_range_w(time_s, energy_j, end_s)]
+    return series.clock_uncertainty_s * (max(powers_w) - min(powers_w))
 
 
 def _sampling_bound_j(

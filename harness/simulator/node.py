@@ -96,18 +96,21 @@ class SimulatedNode:
     ) -> None:
         self._name = "+".join((name, *beside))
         self._made = (name, seed, gain_sd, constants, faults)
+        self._joint: dict[tuple[str, ...], SimulatedNode] = {}
         names = (name, *beside)
         self._hardware = Hardware(spec, names, seed, gain_sd, start_utc or _DEFAULT_START, constants, faults)
         self._engine: SimulatedEngine | None = None
         self.truth = Truth(self._hardware)
 
     def beside(self, others: tuple[str, ...]) -> "SimulatedNode":
-        """This node and others of its kind as one, from now on: the same boards, on a clock of their own."""
+        """This node and others of its kind as one: the same boards, on a clock of their own; the same one each time."""
         name, seed, gain_sd, constants, faults = self._made
-        return SimulatedNode(
-            self.spec, name, seed, gain_sd=gain_sd, start_utc=self.clock.utc(), constants=constants, faults=faults,
-            beside=others,
-        )  # fmt: skip
+        if others not in self._joint:
+            self._joint[others] = SimulatedNode(
+                self.spec, name, seed, gain_sd=gain_sd, start_utc=self.clock.utc(), constants=constants, faults=faults,
+                beside=others,
+            )  # fmt: skip
+        return self._joint[others]
 
     @property
     def name(self) -> str:

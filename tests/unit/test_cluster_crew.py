@@ -77,7 +77,6 @@ class Nodes:
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         self._sweep, self._folder = sweep, folder
         self._teams = Teams([deployment.nodes for deployment in sweep.deployments])
-        self.most_together = max(deployment.nodes for deployment in sweep.deployments)
         self._agents: list[RemoteAgent] = []
         self.lines: dict[str, DirectLine] = {}
         self.coming: list[Callable[[], None]] = []

@@ -1,18 +1,23 @@
 """Several agents on one deployment: put together when they are free, freed however it ends."""
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from harness.cluster.joint import JointAgent, Teams
-from harness.cluster.nodeside import NodeOrder, NodeSide
+from harness.cluster.nodeside import Look, NodeOrder, NodeSide
 from harness.cluster.remote import RemoteAgent
 from harness.deployment.sweepfile import Sweep, load_sweep
+from harness.desk import Desk
 from harness.errors import AgentLost, BadInput
+from harness.order import Stage
 from harness.plan import LaunchPlan
 from harness.records import RunBundle
+from harness.space import build_space
+from harness.sweep import SweepOrder
 from tests.unit.builders import write_sweep
 from tests.unit.test_cluster_crew import DirectLine, Nodes, assert_once, in_launch, never, runs_of, swept
 
@@ -121,6 +126,48 @@ def test_the_one_that_was_lost_is_named_and_the_others_are_let_go_of(sweep: Swee
     assert released == ["b", "c"]
     assert team.wait_until_free() == ()
     assert (team.name, team.nodes) == ("a+b+c", 3)
+
+
+def test_a_node_in_use_leaves_its_neighbours_free_for_one_another(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, ("[{tp: 1}, {tp: 2}]", "[{tp: 8, pp: 2, nodes: 2}]")))
+    nodes = Nodes(sweep, tmp_path)
+    for name in "abc":
+        nodes.add("dgx-h100", name)
+    side = nodes.lines["b"].side
+    side.look = lambda: Look(("somebody's",), side.environments())  # type: ignore[method-assign]
+    assert swept(nodes, sweep, tmp_path).runs_left == 0
+    assert set(runs_of(tmp_path)["node"]) == {"a+c"}
+
+
+def test_nodes_found_unlike_at_the_look_do_not_measure_together(sweep: Sweep, tmp_path: Path) -> None:
+    nodes = Nodes(sweep, tmp_path)
+    for name in "ab":
+        nodes.add("dgx-h100", name)
+    side = nodes.lines["b"].side
+    cooler = {item: replace(one, power_limit_w=400.0) for item, one in side.environments().items()}
+    side.look = lambda: Look((), cooler)  # type: ignore[method-assign]
+    (team,) = nodes.teams(nodes.present())
+    assert "not alike any more" in team.wait_until_free()[0]
+    assert team.in_use == ()
+    assert nodes.teams(nodes.present()) == []
+
+
+def test_a_call_waits_for_a_second_node_only_where_there_is_work_for_two(sweep: Sweep, tmp_path: Path) -> None:
+    nodes = Nodes(sweep, tmp_path)
+    for name in "ab":
+        nodes.add("dgx-h100", name)
+    swept(nodes, sweep, tmp_path)
+    stage = Stage(build_space(sweep, lambda name: pytest.fail(name), 0), probing=True)
+
+    def waits(folder: str, present: int) -> bool:
+        order = SweepOrder(sweep, tmp_path / folder, seed=0)
+        desk = Desk(order, stage, 0, nodes.present(), None, None, None)  # type: ignore[arg-type]
+        return desk.waits_for_more(nodes.present()[:present])
+
+    (tmp_path / "new").mkdir()
+    assert waits("new", 1)
+    assert not waits("new", 2)
+    assert not waits("out", 1)
 
 
 def test_this_machine_alone_says_that_it_cannot(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_probes_that_fail_are_said_and_measured_again_the_next_night(lab: Lab) -
 class Twins:
     """A fleet of two nodes of one kind, which measure at the same time; one of them may be lost in its probes."""
 
-    patience_s, most_together = 0.0, 1
+    patience_s = 0.0
 
     def __init__(self, agents: list[Agent]) -> None:
         self.agents, self.gone = agents, list[Agent]()

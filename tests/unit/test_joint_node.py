@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from harness import joint_node
+from harness.cluster.follower import FollowerSide, answered
 from harness.engines.base import Served
 from harness.engines.recipe import Part
-from harness.errors import AgentLost, EngineCrashed, EngineError, LaunchFailed
+from harness.errors import AgentLost, EngineCrashed, EngineError, KvCacheOutOfMemory, LaunchFailed
 from harness.joint_node import JointNode
+from harness.meters.base import Recording
 
 DEPLOYMENT: Any = SimpleNamespace(nodes=3)
 
@@ -115,7 +117,7 @@ def test_a_follower_that_ends_while_all_start_is_the_reason() -> None:
     c.how = "exited with status 1 (log: /c)"
     with pytest.raises(LaunchFailed) as told:
         node.launch(DEPLOYMENT, 4)
-    assert str(told.value) == "its part on c exited with status 1 (log: /c)"
+    assert str(told.value) == "the engine was not ready; its part on c exited with status 1 (log: /c)"
     assert (told.value.log_tail, own.process.killed.is_set()) == ("a tail", True)
     assert log[3:] == ["c stops", "b stops"]
 
@@ -126,9 +128,32 @@ def test_a_follower_that_ends_while_it_serves_is_a_crash_with_what_was_served() 
     b.how = "ended by signal 9"
     with pytest.raises(EngineCrashed) as told:
         engine.replay(None, 1.0, 0)  # type: ignore[arg-type]
-    assert str(told.value) == "its part on b ended by signal 9"
+    assert str(told.value) == "the engine ended by signal 9; its part on b ended by signal 9"
     assert told.value.partial == "what was served"
     engine.stop()
+
+
+def test_a_leader_that_ends_first_keeps_its_own_kind_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The follower ends because of it, before or after anybody looks."""
+    monkeypatch.setattr(joint_node, "_LOOK_EVERY_S", 1000.0)
+    node, own, (b, _), _ = made()
+
+    def out_of_memory(*_: object) -> Own:
+        b.how = "exited with status 1"
+        raise KvCacheOutOfMemory("no room for one sequence", "a tail", "/log")
+
+    own.lead = out_of_memory  # type: ignore[assignment,method-assign]
+    with pytest.raises(KvCacheOutOfMemory) as told:
+        node.launch(DEPLOYMENT, 4)
+    assert str(told.value) == "no room for one sequence; its part on b exited with status 1"
+
+
+def test_an_address_that_is_not_of_this_node_is_a_failed_launch() -> None:
+    _, own, others, log = made()
+    away = JointNode(own, "203.0.113.9", others)  # type: ignore[arg-type]
+    with pytest.raises(LaunchFailed, match="nothing can listen at 203"):
+        away.launch(DEPLOYMENT, 4)
+    assert log == []
 
 
 def test_a_follower_that_is_lost_is_a_lost_node() -> None:
@@ -151,3 +176,45 @@ def test_one_that_does_not_end_keeps_no_other_from_ending() -> None:
     with pytest.raises(EngineError, match="would not end"):
         engine.stop()
     assert log[5:] == ["a stops", "b stops"]
+
+
+class Ending:
+    def __init__(self, stuck: bool = False) -> None:
+        self.stops, self._stuck = 0, stuck
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self._stuck:
+            raise EngineError("processes of the engine would not end: (7,)")
+
+
+class Counters:
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def start(self) -> None:
+        self._log.append("start")
+
+    def stop(self) -> Recording:
+        self._log.append("stop")
+        return Recording(())
+
+
+def test_a_follower_ends_what_its_leader_gave_up() -> None:
+    log: list[str] = []
+    side = FollowerSide(SimpleNamespace(sampler=lambda: Counters(log)))  # type: ignore[arg-type]
+    side.start()
+    side.start()
+    assert log == ["start", "stop", "start"]
+    part = side._part = Ending()  # type: ignore[assignment]
+    side.unfollow()
+    side.unfollow()
+    assert (log[3:], part.stops) == (["stop"], 1)
+
+
+def test_a_part_that_does_not_end_is_never_said_to_have_ended() -> None:
+    side = FollowerSide(SimpleNamespace())  # type: ignore[arg-type]
+    side._part = Ending(stuck=True)  # type: ignore[assignment]
+    for _ in range(2):
+        error, _answer = answered(side, "unfollow", ())
+        assert "would not end" in str(error)

@@ -9,9 +9,9 @@ import pytest
 
 from harness.clock import VirtualClock
 from harness.errors import ClocksApart
-from harness.meters.base import HostState, Recording
+from harness.meters.base import Channel, HostState, Recording, Series
 from harness.meters.joint import Difference, JointSampler, clock_difference, joined, on_our_clock
-from harness.meters.window import window_energies
+from harness.meters.window import window_energies, window_energy
 from harness.simulator.node import SimulatedNode
 from tests.unit.simulated import BATCH, DGX_A100, DGX_H100, deployment
 
@@ -202,3 +202,20 @@ def test_marks_of_others_lie_just_outside_the_window() -> None:
     assert end_s <= second_s < end_s + 0.01
     assert recording.absent["gpu"] == "b: it has none"
     assert recording.clock_uncertainty_s == 0.0
+
+
+def test_a_clock_that_is_off_is_part_of_the_uncertainty_where_powers_differ_at_the_ends() -> None:
+    """A window that begins in the load and ends after it, on a clock that is as far off as it may be."""
+    channel = Channel("cpu", "package-0", 1e-6, None, 1e-3, "simulated")
+    time_s = np.arange(0.0, 30.0, 0.1)
+    used_j = 100.0 * time_s + 900.0 * np.clip(time_s - 10.0, 0.0, 10.0)
+    counts = np.round(used_j / 1e-6).astype(np.int64)
+    for off_s in (4e-3, -4e-3):
+        series = Series(channel, time_s + off_s, np.full(len(time_s), 1e-4), counts)
+        sure = window_energy(series, 12.0, 22.0)
+        unsure = window_energy(replace(series, clock_uncertainty_s=4e-3), 12.0, 22.0)
+        assert sure.energy_j == unsure.energy_j is not None
+        assert sure.uncertainty_j is not None
+        assert unsure.uncertainty_j is not None
+        assert abs(sure.energy_j - 8200.0) == pytest.approx(3.6, rel=0.01)
+        assert sure.uncertainty_j < 3.0 < 3.6 < unsure.uncertainty_j < 6.0
