@@ -85,12 +85,11 @@ class Answers:
 
 
 class ClientInterrupted(Interrupted):
-    """Stopped while requests were under way; `answers` is what had come, the rest of it "aborted"."""
+    """Stopped while requests were under way, by what it says; `answers` had come, the rest of them "aborted"."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, by: str) -> None:
         self.answers = answers
-        finished = answers.outcome.count("finished")
-        super().__init__(f"interrupted with {finished} of {len(answers.outcome)} requests finished")
+        super().__init__(by or "interrupted")
 
 
 class Client:
@@ -176,7 +175,7 @@ class Client:
             return _answers(load, time.thread_time() - cpu_s, begin_s)
         except (KeyboardInterrupt, Interrupted) as interrupt:
             load.abandon("aborted", "interrupted")
-            raise ClientInterrupted(_answers(load, time.thread_time() - cpu_s, begin_s)) from interrupt
+            raise ClientInterrupted(_answers(load, time.thread_time() - cpu_s, begin_s), str(interrupt)) from interrupt
         finally:
             load.abandon("aborted", "the client failed")
 

@@ -180,7 +180,10 @@ class ServerEngine:
                 raise Interrupted(str(error), self._served(sent[: len(came)], came, begin_s)) from error
             except EngineError as error:
                 so_far = self._served(sent[: len(came)], came, begin_s)
-                raise self._error(EngineHung if watchdog.hung else type(error), str(error), so_far) from error
+                if watchdog.hung:
+                    # What failed then failed of that.
+                    raise self._error(EngineHung, self._hung, so_far) from error
+                raise self._error(type(error), str(error), so_far) from error
         served = self._served(sent, came, begin_s)
         if came:
             self._check_answers(came[-1], watchdog, served)
@@ -247,8 +250,7 @@ class ServerEngine:
             EngineCrashed, EngineHung, EngineError: with `served` as their partial.
         """
         if watchdog.hung:
-            message = f"no step for {self._hang_limit_s:g} s although requests were waiting; it was killed"
-            raise self._error(EngineHung, message, served)
+            raise self._error(EngineHung, self._hung, served)
         failed = [index for index, outcome in enumerate(answers.outcome) if outcome not in ("finished", "timeout")]
         if failed and not self._healthy():
             self._wait_death()
@@ -259,6 +261,10 @@ class ServerEngine:
             first = failed[0]
             what = f"request {first} {answers.outcome[first]} (HTTP {answers.status[first]}): {answers.messages[first]}"
             raise self._error(EngineError, f"{len(failed)} of {len(answers.outcome)} requests failed; {what}", served)
+
+    @property
+    def _hung(self) -> str:
+        return f"no step for {self._hang_limit_s:g} s although requests were waiting; it was killed"
 
     def _check_prefix_cache(self) -> None:
         try:

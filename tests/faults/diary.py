@@ -131,9 +131,10 @@ def check_complete(results: Path, expected: int) -> None:
 
 def _read(results: Path, table: str) -> pd.DataFrame:
     """As a researcher would, and each file by itself."""
-    if not (results / table).exists():
+    folder = results / table
+    files = [path for path in folder.iterdir() if not path.name.startswith((".", "_"))] if folder.exists() else []
+    if not files:
         return pd.DataFrame(columns=[*KEY, "run_id", "purpose", "status", "reason", "gpu_energy_j"])
-    for path in (results / table).iterdir():
-        if not path.name.startswith((".", "_")):
-            pq.read_metadata(path)
+    for path in files:
+        pq.read_metadata(path)
     return pd.read_parquet(results / table)

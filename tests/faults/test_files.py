@@ -137,32 +137,42 @@ def run_ids(runs: pd.DataFrame) -> list[str]:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_damaged_segment(table: str, faults: Faults, nursery: Nursery, half: Trial, tmp_path: Path) -> None:
-    """It never gives other values: reading it is refused, and so is the sweep as soon as it needs it."""
+    """It never gives other values: reading it is refused, and so is the sweep as soon as it needs it.
+
+    The few bytes of a page's header that say nothing of its rows (sizes of statistics and the like) may differ unseen.
+    """
     rng = dice(f"damaged {table}")
     with faults.of(f"corrupted Parquet file in {table}") as row:
         for number in range(times(3)):
             trial = copied(half, nursery, tmp_path / str(number))
             filled = [path for path in segments(trial.results, table) if pq.read_metadata(path).num_rows]
-            victim = rng.choice(filled)
+            victim, whole = rng.choice(filled), read_table(trial.results, table)
             backup = victim.read_bytes()
             damaged(victim, rng)
             broken = victim.read_bytes()
-            with pytest.raises(UnreadableFile, match=victim.name):
-                read_table(trial.results, table)
+            refusal = ""
+            try:
+                assert read_table(trial.results, table).equals(whole), "it was read as other values"
+            except UnreadableFile as error:
+                refusal = str(error)
+            unseen = not refusal
+            assert unseen or victim.name in refusal
             child = trial.start()
             ended = child.whole()
             trial.may_lose(child)
             if ended.code == 0:
                 (same,) = [path for path in segments(trial.results, table) if path.name == victim.name]
-                assert same.read_bytes() == broken, "it was taken for whole"
+                assert unseen or same.read_bytes() == broken, "it was taken for whole"
                 victim = same
-                row.happened("exit 0: not needed, left as it is; reading it is refused")
+                how = "no value differs" if unseen else "not needed, left as it is; reading it is refused"
+                row.happened(f"exit 0: {how}")
             else:
                 assert (ended.code, victim.name in ended.line) == (1, True), ended
                 victim = next(path for path in segments(trial.results, table) if path.name == victim.name)
                 row.happened("exit 1: FILE is named; reading it is refused as well")
-            # Compactions link files from one generation to the next: all names are this file.
-            victim.write_bytes(backup)
+            if victim.read_bytes() == broken:
+                # Compactions link files from one generation to the next: all names are this file.
+                victim.write_bytes(backup)
             row.finished(trial.resume())
 
 

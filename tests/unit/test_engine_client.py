@@ -196,7 +196,7 @@ def test_an_interrupt_keeps_what_had_come_and_leaves_nothing_under_way(client: C
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         requests = [ask(client, 5), ask(client, 10_000, pace(2)), ask(client, 5, due_s=20.0)]
-        with pytest.raises(ClientInterrupted, match="1 of 3") as caught:
+        with pytest.raises(ClientInterrupted, match="asked to stop") as caught:
             client.send(requests, deadline_s=HANG_S)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
