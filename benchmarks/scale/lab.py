@@ -6,7 +6,7 @@ four fifths of its points are done whatever the size.
 
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -16,9 +16,9 @@ from harness.agent import Agent, MeasuringAgent
 from harness.assemble import LaunchContext, identity
 from harness.controller import Controller
 from harness.deployment.sweepfile import Sweep, load_sweep
-from harness.feasibility import node_obstacle
+from harness.experiment import unheard
 from harness.plan import Assignment, LaunchPlan
-from harness.points import Deployment, Environment, NodeSpec, Point, Source
+from harness.points import Deployment, Environment, NodeSpec, Point
 from harness.records import RunBundle
 from harness.simulator.node import SimulatedNode
 from harness.space import Space, build_space, spread_out
@@ -91,7 +91,7 @@ def measured_bundles(launches: int) -> list[RunBundle]:
     return found
 
 
-class WaitingAgent:
+class WaitingAgent(Agent):
     """Waits as long as a launch and its repetitions take, and brings runs as a simulated node brought them.
 
     Args:
@@ -102,34 +102,12 @@ class WaitingAgent:
     def __init__(
         self, spec: NodeSpec, name: str, templates: Sequence[RunBundle], launch_s: float, repetition_s: float
     ) -> None:
-        self._node = SimulatedNode(spec, name, SEED, start_utc=STARTED)
+        super().__init__(SimulatedNode(spec, name, SEED, start_utc=STARTED))
         self._templates, self._launch_s, self._repetition_s = templates, launch_s, repetition_s
         self._environments: dict[Deployment, Environment] = {}
         self.first_s: float | None = None
         self.busy: list[tuple[float, float]] = []
         """Of each wait, when it began and how long it was to take, s."""
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def spec(self) -> NodeSpec:
-        return self._node.spec
-
-    @property
-    def source(self) -> Source:
-        return self._node.source
-
-    @property
-    def identity(self) -> SimulatedNode:
-        return self._node
-
-    def hosts(self, deployment: Deployment) -> bool:
-        return deployment.gpu == self.spec.gpu_kind
-
-    def obstacle(self, point: Point) -> str:
-        return node_obstacle(point, self.spec)
 
     def environment(self, deployment: Deployment) -> Environment:
         if deployment not in self._environments:
@@ -139,10 +117,7 @@ class WaitingAgent:
     def wait_until_free(self) -> tuple[str, ...]:
         return ()
 
-    def interrupt(self) -> None:
-        """Nothing: the wait in hand is short."""
-
-    def measure(self, plan: LaunchPlan) -> Generator[RunBundle]:
+    def measure(self, plan: LaunchPlan, begins: Callable[[Assignment], None] = unheard) -> Generator[RunBundle]:
         launch_id = uuid.uuid4().hex[:12]
         template = self._templates[0]
         uuids, load_s = template.run.gpu_uuids, template.run.load_s
