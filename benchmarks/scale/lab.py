@@ -17,6 +17,7 @@ from harness.assemble import LaunchContext, identity
 from harness.controller import Controller
 from harness.deployment.sweepfile import Sweep, load_sweep
 from harness.experiment import unheard
+from harness.feasibility import node_obstacle
 from harness.plan import Assignment, LaunchPlan
 from harness.points import Deployment, Environment, NodeSpec, Point
 from harness.records import RunBundle
