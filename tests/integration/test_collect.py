@@ -30,7 +30,7 @@ STEPS = {
     "training": "harness.collect.retrain",
     "writing the page": "harness.collect.with_night",
     "writing the record": "harness.collect.write_night",
-    "writing half a page": "harness.nights.os.fsync",
+    "putting the page there": "harness.collect.write_whole",
     "dropping old pages": "harness.collect.drop_old",
     "keeping the predictor": "harness.collect.keep",
 }
