@@ -10,7 +10,7 @@ import click
 
 from harness.cli.sweep import default_results, learner, slurm_order, sweep_file, with_rules
 from harness.clock import WallClock
-from harness.cluster.nodes import open_nodes
+from harness.cluster.nodes import check_cluster, open_nodes
 from harness.collect import LOCK, CollectOrder, collect
 from harness.deployment.sweepfile import load_sweep
 from harness.errors import BadInput
@@ -73,6 +73,7 @@ def nightly(
     Example:
         harness collect my.yaml --budget 6h
     """
+    check_cluster(cluster)
     sweep = with_rules(load_sweep(sweep_file(file)), repetitions, max_attempts)
     slurm = slurm_order(cluster, budget, slurm_nodes, slurm_partition, slurm_set)
     folder = results or default_results(sweep)

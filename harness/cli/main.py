@@ -55,7 +55,9 @@ def _run() -> int:
         return 0
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
-        hint = f"; see '{context.command_path} --help'" if context else ""
+        # Of a flag that was given a value click does not say where.
+        where = context.command_path if context else "harness"
+        hint = f"; see '{where} --help'" if isinstance(error, click.UsageError) else ""
         kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
         # Of what is no number at all click does not say the range.
         accepted = (
