@@ -31,7 +31,7 @@ MARGIN_S = 15 * 60.0
 """Of a job's time limit over the budget: engines stop, runs are stored."""
 WAIT_FOR_REQUEUED_S = 1800.0
 _OBJECT_STORE_BYTES = 200_000_000
-_HEAD_LIMIT_S = 60.0
+_HEAD_LIMIT_S = 180.0
 _SAY_EVERY_S = 60.0
 _END_LIMIT_S = 15.0
 _PR_SET_PDEATHSIG = 1
