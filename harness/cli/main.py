@@ -12,6 +12,8 @@ from harness.errors import BadInput, HarnessError, Interrupted
 from harness.texts import printable
 
 EXIT_BAD_INPUT = 2
+_MOST_LETTERS = 400
+"""Of what click has to say."""
 _RESUME = "run the same command again to resume"
 _BAD_PATHS = {errno.ENAMETOOLONG, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
@@ -63,7 +65,9 @@ def _run() -> int:
         accepted = (
             f"; accepted: a whole number from {kind.min} to {kind.max}" if isinstance(kind, click.IntRange) else ""
         )
-        _say(f"{error.format_message().strip().rstrip('.')}{accepted}{hint}")
+        said = error.format_message().strip().rstrip(".")
+        # It repeats arguments whole, however long.
+        _say(f"{said if len(said) <= _MOST_LETTERS else said[: _MOST_LETTERS - 3] + '...'}{accepted}{hint}")
         return EXIT_BAD_INPUT
     except click.Abort:
         _say(f"interrupted; {_RESUME}")

@@ -37,7 +37,8 @@ _MOST_LETTERS = 1200
 _OURS = re.compile(r"harness: (?P<field>.+?): (?P<value>.+); accepted: (?P<accepted>.+)")
 _CLICK = re.compile(
     r"harness: (Invalid value for '?.+: .+|No such (option|command)\W+.+|Missing (argument|option) .+"
-    r"|Got unexpected extra arguments? \(.*\)|Option '.+' (requires (an|\d) arguments?|does not take a value).*"
+    r"|Got unexpected extra arguments? \(.*(\)|\.\.\.)"
+    r"|Option '.+' (requires (an|\d) arguments?|does not take a value).*"
     r"); see '.*harness[\w ]* --help'"
 )
 _EXTRA = re.compile(r"harness: .+ needs pip install 'llm-energy-harness\[\w+\]'")
