@@ -91,8 +91,8 @@ def measure_launch(
 def measure_window(node: Node, work: Callable[[], Served]) -> Measured:
     """Do `work` inside a window of all counters, with quiet time on both sides."""
     sampler = node.sampler()
+    sampler.start()
     try:
-        sampler.start()
         sampler.settle()
         started_at = node.clock.utc()
         start_s = sampler.mark()
