@@ -1,12 +1,16 @@
 """One launch on the simulated node: the order of things, what happens when they go wrong, and the truth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from harness.engines.base import Engine
-from harness.experiment import measure_launch
+from harness.clock import WallClock
+from harness.engines.base import Engine, Served
+from harness.errors import ClocksApart, EngineCrashed, HarnessError, Interrupted
+from harness.experiment import measure_launch, measure_window
 from harness.meters.base import Recording, Sampler
 from harness.plan import Assignment, LaunchPlan, MeasurementRules
 from harness.points import BatchWorkload, Deployment, Environment, Point
@@ -194,3 +198,41 @@ def test_board_gain_is_not_hidden_in_the_random_uncertainty() -> None:
         assert run.gpu_gain_uncertainty == 0.05
         energy = run.energies["gpu"]
         assert energy.uncertainty_j < 0.02 * gpu_j / run.batches_in_window
+
+
+class Unfit:
+    """A sampler that is stopped by somebody as it starts, or whose readings cannot be believed in the end."""
+
+    def __init__(self, starts: bool) -> None:
+        self._starts, self.stops = starts, 0
+
+    def start(self) -> None:
+        if not self._starts:
+            raise Interrupted("ended by SIGTERM")
+
+    def settle(self) -> None: ...
+
+    def mark(self) -> float:
+        return 0.0
+
+    def stop(self) -> Recording:
+        self.stops += 1
+        raise ClocksApart("the clock of b is known to 9 ms")
+
+
+def crash() -> Served:
+    raise EngineCrashed("the engine ended by signal 9")
+
+
+@pytest.mark.parametrize(
+    ("starts", "work", "told"),
+    [(False, crash, Interrupted), (True, crash, EngineCrashed), (True, lambda: Served.nothing(0.0, 1.0), ClocksApart)],
+)
+def test_what_became_of_a_window_is_told_by_its_cause(
+    starts: bool, work: Callable[[], Served], told: type[HarnessError]
+) -> None:
+    sampler = Unfit(starts)
+    node = SimpleNamespace(sampler=lambda: sampler, clock=WallClock())
+    with pytest.raises(told):
+        measure_window(node, work)  # type: ignore[arg-type]
+    assert sampler.stops == (1 if starts else 0)
