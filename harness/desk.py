@@ -137,7 +137,13 @@ class Desk:
     def waits_for_more(self, agents: Sequence[MeasuringAgent]) -> bool:
         there = Counter(agent.spec.gpu_kind for agent in agents)
         wider = [group for group in self._space.groups if group.deployment.nodes > max(1, there[group.deployment.gpu])]
-        points = {item.point.point_id for group in wider for item in group.candidates}
+        points = {
+            item.point.point_id
+            for group in wider
+            for item in group.candidates
+            # Of a kind that is not there at all nothing stands in the way, as far as is known.
+            if not any(one.obstacle(item.point) for one in agents if one.spec.gpu_kind == group.deployment.gpu)
+        }
         return bool(points - self._controller.settled_points())
 
     def skip(self, agent: MeasuringAgent, reasons: tuple[str, ...]) -> None:

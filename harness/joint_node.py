@@ -169,10 +169,6 @@ class JointEngine:
     def launched(self) -> Mapping[str, object]:
         return self._launched
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self._own.pids
-
     def prepare_batches(self, workload: BatchWorkload, batches: int, seed: int) -> Callable[[], Served]:
         work = self._explained(lambda: self._own.prepare_batches(workload, batches, seed))
         return lambda: self._explained(work)

@@ -1,10 +1,10 @@
 """Between the machines of one engine: what a follower does on its node, and the leader's way to it."""
 
-import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.clock import WallClock
+from harness.cluster.line import Line
 from harness.engines.recipe import Part
 from harness.errors import AgentLost, EngineError, HarnessError
 from harness.meters.base import Recording, Sampler
@@ -90,12 +90,6 @@ class FollowerSide:
     def _opened(self) -> Sampler:
         assert self._sampler is not None
         return self._sampler
-
-
-class Line(Protocol):
-    """A way to a node (`harness.cluster.remote.Line`)."""
-
-    def ask(self, method: str, *given: object, limit_s: float, unless: threading.Event | None = None) -> Any: ...
 
 
 class FollowerLine:

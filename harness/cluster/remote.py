@@ -3,10 +3,10 @@
 import contextlib
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Protocol
 
 from harness.agent import MeasuringAgent
 from harness.cluster.follower import FollowerLine
+from harness.cluster.line import Line
 from harness.cluster.nodeside import Fetched, Look, NodeFacts
 from harness.errors import AgentLost, Interrupted
 from harness.feasibility import node_obstacle
@@ -21,28 +21,9 @@ FETCH_S = 1.0
 LOOK_S = 120.0
 """Three looks over half a minute, and a driver or an engine to ask for its version."""
 RELEASE_S = 180.0
+"""For the engine of one that follows to end."""
 STOP_S = 5.0
 """A repetition in hand may still end within this time; then its engine is ended with the agent."""
-
-
-class Line(Protocol):
-    """A way to a `NodeSide`."""
-
-    def ask(self, method: str, *given: object, limit_s: float, unless: threading.Event | None = None) -> Any:
-        """Call a method there.
-
-        Args:
-            unless: stop waiting once it is set.
-
-        Raises:
-            AgentLost: no answer within `limit_s`, or none that will come, or an error that nobody foresaw.
-            Interrupted: `unless` was set.
-        """
-        ...
-
-    def cut(self) -> None:
-        """End the node-side half, and with it its engine."""
-        ...
 
 
 class RemoteAgent:

@@ -102,14 +102,21 @@ def test_a_lost_part_is_replaced_and_the_other_goes_on(mortal: str, sweep: Sweep
 
 
 class Leader(RemoteAgent):
-    """Loses a follower in mid-launch."""
+    """Loses a follower in mid-launch, or does not answer itself."""
+
+    lost = "b"
 
     def measure(self, plan: LaunchPlan, followers: object = ()) -> Generator[RunBundle]:
-        raise AgentLost("b did not answer within 30 s", "what was in hand", "b")
+        raise AgentLost("no answer within 30 s", "what was in hand", self.lost)
         yield
 
 
-def test_the_one_that_was_lost_is_named_and_the_others_are_let_go_of(sweep: Sweep, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost_node", "named"), [("b", "b"), ("", "a")])
+def test_the_one_that_was_lost_is_named_and_the_others_are_let_go_of(
+    lost_node: str, named: str, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that does not answer is ended first: it might ask the followers for more."""
+    monkeypatch.setattr(Leader, "lost", lost_node)
     lines = {}
     parts: list[RemoteAgent] = []
     for name, kind in (("a", Leader), ("b", RemoteAgent), ("c", RemoteAgent)):
@@ -122,9 +129,9 @@ def test_the_one_that_was_lost_is_named_and_the_others_are_let_go_of(sweep: Swee
     team = JointAgent(parts)
     with pytest.raises(AgentLost) as lost:
         list(team.measure(SimpleNamespace()))  # type: ignore[arg-type]
-    assert (lost.value.node, lost.value.in_hand) == ("b", "what was in hand")
-    assert released == ["b", "c"]
-    assert team.wait_until_free() == ()
+    assert (lost.value.node, lost.value.in_hand) == (named, "what was in hand")
+    assert lines["a"].dead == (named == "a")
+    assert sorted(released) == ["b", "c"]
     assert (team.name, team.nodes) == ("a+b+c", 3)
 
 
@@ -168,6 +175,17 @@ def test_a_call_waits_for_a_second_node_only_where_there_is_work_for_two(sweep: 
     assert waits("new", 1)
     assert not waits("new", 2)
     assert not waits("out", 1)
+
+
+def test_a_call_does_not_wait_for_a_node_with_which_nothing_could_run(tmp_path: Path) -> None:
+    too_long = ("max_context_tokens: 4096", "max_context_tokens: 64")
+    sweep = load_sweep(write_sweep(tmp_path, OVER_TWO, too_long))
+    nodes = Nodes(sweep, tmp_path)
+    nodes.add("dgx-h100", "a")
+    (tmp_path / "out").mkdir()
+    stage = Stage(build_space(sweep, lambda name: pytest.fail(name), 0), probing=True)
+    desk = Desk(SweepOrder(sweep, tmp_path / "out", seed=0), stage, 0, nodes.present(), None, None, None)  # type: ignore[arg-type]
+    assert not desk.waits_for_more(nodes.present())
 
 
 def test_this_machine_alone_says_that_it_cannot(tmp_path: Path) -> None:

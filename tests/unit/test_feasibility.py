@@ -102,3 +102,11 @@ def test_over_several_nodes_each_has_its_share_and_only_vllm_serves() -> None:
     assert "needs 8 GPUs (tp 8 x pp 2 over 2 nodes), the node has 4" in deployment_obstacle(over_two, node().gpu, 4)
     sarathi = replace(over_two, limits=replace(over_two.limits, engine="sarathi"))
     assert "sarathi is launched on one node, not on 2" in deployment_obstacle(sarathi, node().gpu, 8)
+
+
+def test_a_point_of_one_node_keeps_the_id_that_it_had_before_there_could_be_several() -> None:
+    point = batch_point()
+    assert (point.point_id, point.deployment.deployment_id) == ("0e157fdb259fec09", "2cbbb26d8efa623d")
+    over_two = replace(point.deployment, pipeline_parallel=2, nodes=2)
+    assert over_two.deployment_id != replace(over_two, nodes=1).deployment_id
+    assert over_two.label.startswith("h100 llama-2-7b tp1 pp2 2nodes ")

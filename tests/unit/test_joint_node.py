@@ -184,7 +184,8 @@ class Ending:
 
     def stop(self) -> None:
         self.stops += 1
-        if self._stuck:
+        # As a process that was stopped before, it says nothing the second time.
+        if self._stuck and self.stops == 1:
             raise EngineError("processes of the engine would not end: (7,)")
 
 
