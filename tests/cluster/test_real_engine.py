@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.cluster.support import real_cluster, start_sweep, until
-from tests.cluster.test_ray import agents_of, finished
+from tests.cluster.test_ray import agents_of, assert_once, finished
 from tests.integration.support import read
 
 PYTHON = Path(os.environ.get("HARNESS_TRANSFORMERS_PYTHON", "missing")).absolute()
@@ -49,7 +49,9 @@ def test_an_engine_is_launched_measured_and_stopped(tmp_path: Path, secret: dict
         until(lambda: not engines())
     runs = read(results).query("purpose == 'sweep'")
     assert set(runs["source"]) == {"measured"}
-    assert set(runs["status"]) == {"ok"}
+    assert_once(runs, points=2, repetitions=2)
+    not_ok = runs[runs["status"] != "ok"]  # a busy machine may make a window too short: refused, and taken again
+    assert not_ok["reason"].str.startswith("WindowTooShort").all(), not_ok["reason"].tolist()
     assert all("ray_running" in flags for flags in runs["flags"])
     launch = json.loads(runs["launch"].iloc[0])
     assert not [name for name in launch["environment"] if name.startswith("RAY_")], "a token is none of its business"

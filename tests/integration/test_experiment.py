@@ -143,6 +143,40 @@ def test_a_batch_of_one_token_is_its_own_prefill() -> None:
     assert run.energies["gpu_decode"].energy_j == 0.0
 
 
+class Hastening:
+    """Its node's engine takes less than half the time for a batch in each window that follows another."""
+
+    def __init__(self, inner: SimulatedNode) -> None:
+        self._inner, self._share = inner, 1.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def launch(self, item: Deployment, seed: int) -> Engine:
+        engine = self._inner.launch(item, seed)
+        prepare = engine.prepare_batches
+
+        def prepare_fewer(workload: BatchWorkload, batches: int, seed: int) -> Callable[[], Served]:
+            if batches > 2:  # those of the warm-up
+                self._share *= 0.45
+            return prepare(workload, int(np.ceil(batches * self._share)), seed)
+
+        engine.prepare_batches = prepare_fewer  # type: ignore[method-assign]
+        return engine
+
+
+def test_a_window_is_long_enough_although_each_before_it_told_too_slow_a_pace() -> None:
+    (run,) = [
+        bundle.run
+        for bundle in measure_launch(
+            Hastening(SimulatedNode(node(), "n", 1)), plan(deployment(), [BatchWorkload(1, 64, 1)], 1)
+        )
+        if bundle.run.purpose == "sweep"
+    ]
+    assert (run.status, run.reason) == ("ok", "")
+    assert run.window_s >= 0.5
+
+
 def measured(node_: SimulatedNode, workloads: list[BatchWorkload], item: Deployment, window_s: float, count: int):  # type: ignore[no-untyped-def]
     """Runs with the truth of their full window beside each: (run, gpu truth J, cpu truth J)."""
     for bundle in measure_launch(node_, plan(item, workloads, count, window_s)):
