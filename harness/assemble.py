@@ -1,6 +1,7 @@
 """From what was measured to the record of a run: energies per batch, prefill and decode apart."""
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -114,6 +115,11 @@ def identity(context: LaunchContext, assignment: Assignment) -> dict[str, Any]:
     return columns
 
 
+def new_launch_id() -> str:
+    """Of a launch that begins now, here or anywhere."""
+    return uuid.uuid4().hex[:12]
+
+
 def unmeasured_run(
     context: LaunchContext, assignment: Assignment, status: Status, reason: str, partial: object = None
 ) -> RunBundle:
@@ -151,6 +157,7 @@ def warmup_run(
     columns = identity(context, assignment) | {
         "started_at": started_at,
         "requests": len(served.requests),
+        "window_started_s": served.start_s,
         "window_s": served.end_s - served.start_s,
         "capacity_requests_per_s": capacity_requests_per_s,
         **latency_columns(served.requests),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.agent import Fleet, MeasuringAgent
-from harness.assemble import LaunchContext, unmeasured_run
+from harness.assemble import LaunchContext, new_launch_id, unmeasured_run
 from harness.clock import Clock
 from harness.controller import Controller
 from harness.crew import Crew
@@ -207,7 +207,7 @@ class Desk:
         reason = f"node lost: {error}"
         self._lost.append((agent.name, str(error)))
         self._progress.skipped(agent, (f"lost: {error}",))
-        launch_id = self._launch_ids.pop(agent.name, "")
+        launch_id = self._launch_ids.pop(agent.name, "") or new_launch_id()
         if plan is None:
             return
         if isinstance(error.in_hand, Assignment):

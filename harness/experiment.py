@@ -8,14 +8,13 @@ one that breaks the engine takes nothing from the others. Runs are yielded as th
 stored before the next one begins. The engine is stopped however the generator ends.
 """
 
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.assemble import LaunchContext, batch_run, replay_run, unmeasured_run, warmup_run
+from harness.assemble import LaunchContext, batch_run, new_launch_id, replay_run, unmeasured_run, warmup_run
 from harness.engines.base import Engine, Served
 from harness.errors import EngineCrashed, EngineError, EngineHung, Interrupted, MeasurementError, WindowTooShort
 from harness.happened import check_token_counts
@@ -29,10 +28,10 @@ from harness.records import INTERRUPTED, RunBundle
 from harness.replay import measure_capacity, resolved_schedule
 
 _COUNTER_PERIOD_S = 0.1
-_WINDOW_MARGIN = 1.05
-"""Batches are planned for this share more than the window, since their duration varies; twice that, four times that
-after windows that came out short: on a busy machine the pace changes from one second to the next."""
-_WINDOW_ATTEMPTS = 3
+_WINDOW_MARGINS = (1.05, 1.05, 4.0)
+"""Batches are planned for so much more than the window, since their duration varies; after none, one or two windows
+that came out short. Beside other work the pace changes from one second to the next."""
+_WINDOW_ATTEMPTS = len(_WINDOW_MARGINS)
 _SEED_STRIDE = 1 << 20
 """A window that is taken again has prompts of its own."""
 _INVALID_IN_A_ROW = 5
@@ -64,7 +63,7 @@ def measure_launch(
     Args:
         begins: told of each repetition before it, or its point's warm-up, begins: what is lost if the node is.
     """
-    launch_id = uuid.uuid4().hex[:12]
+    launch_id = new_launch_id()
     context = LaunchContext(node, plan, node.environment(plan.deployment), launch_id)
     try:
         cold = measure_idle(node, plan.rules.idle_s)
@@ -240,15 +239,15 @@ class _Launch:
         """
         rules = self._plan.rules
         long_enough: Measured | None = None
-        margin = _WINDOW_MARGIN
+        short = 0
         for attempt in range(_WINDOW_ATTEMPTS):
-            batches = max(1, int(np.ceil(window_s * margin / batch_s)))
+            batches = max(1, int(np.ceil(window_s * _WINDOW_MARGINS[short] / batch_s)))
             work = self._engine.prepare_batches(workload, batches, seed + attempt * _SEED_STRIDE)
             measured = measure_window(self._node, work)
             check_token_counts(measured.served, workload)
             batch_s = measured.window_s / batches
             if measured.window_s < window_s:
-                margin *= 2
+                short += 1
                 continue
             energy = measured.energies(self._engine.gpu_uuids).gpu
             longer_s = next_window_s(energy, measured.window_s, rules.uncertainty, rules.window_limit_s)
