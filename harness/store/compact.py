@@ -4,6 +4,7 @@ A new generation is built aside, out of hard links and rewritten segments, and t
 it. The one before stays until the next time, for readers that have just looked it up.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def _rebuild(
             for group in groups:
                 target = aside / segment_name(group[0].first, group[-1].last)
                 if len(group) == 1 and group[0].path not in older:
-                    _link(group[0].path, target)
+                    _link(group[0].path, target, durable)
                 else:
                     parts = stream(group, table, source)
                     write_parquet(target, file_schema(table, source), parts, small=False, durable=durable)
@@ -131,12 +132,15 @@ def _rebuild(
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _link(path: Path, target: Path) -> None:
+def _link(path: Path, target: Path, durable: bool) -> None:
     try:
         target.hardlink_to(path)
     except OSError:
         # Some cluster file systems have no hard links.
         shutil.copy2(path, target)
+        if durable:
+            with target.open("rb") as copy:
+                os.fsync(copy.fileno())
 
 
 def _point(results: Path, table: str, generation: Path, durable: bool) -> None:

@@ -65,15 +65,25 @@ def _take(descriptor: int, path: Path) -> None:
                     "results", f"{path} ({error.strerror})", "a file system with file locks", fix
                 ) from error
             if time.monotonic() > deadline_s:
-                raise StoreRefused(
-                    "results",
-                    str(path.parent),
-                    f"a folder that nobody else is writing to; this one is held by {_describe(path)}",
-                    "wait for it to end, or choose another with --results",
-                ) from None
+                raise _in_use(path.parent, _describe(path)) from None
             time.sleep(_PAUSE_S)
         else:
             return
+
+
+def check_free(results: Path) -> None:
+    """Refuse a folder that somebody is writing to, before anything is begun for it.
+
+    Raises:
+        StoreRefused: naming by whom.
+    """
+    if owner := lock_owner(results):
+        raise _in_use(results, owner)
+
+
+def _in_use(results: Path, owner: str) -> StoreRefused:
+    accepted = f"a folder that nobody else is writing to; this one is held by {owner}"
+    return StoreRefused("results", str(results), accepted, "wait for it to end, or choose another with --results")
 
 
 def lock_owner(results: Path) -> str:

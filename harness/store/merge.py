@@ -17,15 +17,26 @@ from harness.store.reader import headers, run_ids, stream
 from harness.store.writer import Writer
 
 _SHOWN = 3
+_TELLS_OF = {"requests": "requests", "iterations": "gap_fraction", "power": "gpu_power_integral_j"}
+"""By table of details, the column of `runs` that has a value, other than 0, only where the run has rows there."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What one folder gave: runs that were new, and runs that the target had."""
+    """What one folder gave.
+
+    Attributes:
+        added: runs that were new.
+        already_there: runs that the target had.
+        left_out: runs without the details that they tell of: the folder was copied while they were written.
+        empty: it has no runs.
+    """
 
     path: Path
-    added: int
-    already_there: int
+    added: int = 0
+    already_there: int = 0
+    left_out: int = 0
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +59,22 @@ def merge(sources: Sequence[Path], target: Path) -> MergeReport:
     """Bring the runs of several folders, with their details, into `target`; the sources stay as they are.
 
     A run that is there already with the same row is skipped, so a merge that was interrupted is simply run
-    again. All folders are compared before anything is written.
+    again. All folders are compared before anything is written. A folder without runs, such as that of a new node, is
+    left out as long as another has some.
 
     Args:
         target: a results folder, or a folder to be made.
 
     Raises:
-        BadInput: a source that is no results folder, or is the target.
+        BadInput: a source that is no results folder, or is the target; none of them has runs.
         StoreRefused: measured and simulated runs; one run with two contents; or as `Writer`.
         StoreFull, StoreError, UnreadableFile: folders that were finished before are in the target.
     """
-    kinds = {folder: _kind(folder) for folder in sources}
+    found = {folder: _kind(folder) for folder in sources}
+    kinds = {folder: kind for folder, kind in found.items() if kind is not None}
+    if found and not kinds:
+        shown = ", ".join(map(str, found))
+        raise BadInput("DIR", shown, "a results folder; this one has no runs", "check the path")
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{folder}: {kind}" for folder, kind in kinds.items())
         raise StoreRefused("DIR", shown, "folders that are all measured or all simulated", "merge each kind apart")
@@ -70,33 +86,52 @@ def merge(sources: Sequence[Path], target: Path) -> MergeReport:
         raise BadInput("DIR", "(none given)", "one or more results folders")
     with Writer(target, source, f"merge of {len(sources)} folders", durable=source == "measured") as writer:
         try:
-            plan = _compare(sources, target, source)
-            for folder, new_ids, _ in plan:
+            reports = [SourceReport(folder, empty=True) for folder in found if folder not in kinds]
+            plan = _compare([folder for folder in sources if folder in kinds], target, source)
+            for folder, new_ids, old, left_out in plan:
                 if new_ids:
                     wanted = pa.array(new_ids, pa.string())
                     writer.append_parts(new_ids, {table: _rows(folder, table, source, wanted) for table in TABLES})
+                reports.append(SourceReport(folder, len(new_ids), old, left_out))
         except FileNotFoundError as error:
             raise StoreError(f"{error.filename}: compacted while being merged; run the merge again") from error
         writer.compact()
-    return MergeReport(target, tuple(SourceReport(folder, len(new), old) for folder, new, old in plan))
+    return MergeReport(target, tuple(reports))
 
 
-def _kind(folder: Path) -> Source:
+def _kind(folder: Path) -> Source | None:
     require_results(folder)
-    source = common_source(headers(table_segments(folder, "runs")))
-    if source is None:
-        raise BadInput("DIR", str(folder), "a results folder; this one has no runs", "check the path")
-    return cast(Source, source)
+    return cast(Source | None, common_source(headers(table_segments(folder, "runs"))))
 
 
-def _compare(sources: Sequence[Path], target: Path, source: str) -> list[tuple[Path, list[str], int]]:
-    """For each folder, the ids that are new, and how many are not.
+def _without_details(folder: Path, source: str, new_ids: Sequence[str]) -> set[str]:
+    """Of these runs, those without rows that they should have in another table.
+
+    A writer writes a run's details before its row, but a copy made meanwhile may take the tables in another order. A
+    run that is there is never looked at again, so it must not be there without them.
+    """
+    if not new_ids:
+        return set()
+    wanted, missing = pa.array(new_ids, pa.string()), set()
+    for table, column in _TELLS_OF.items():
+        there = {
+            run_id for part in _rows(folder, table, source, wanted) for run_id in pc.unique(part["run_id"]).to_pylist()
+        }
+        for part in _rows(folder, "runs", source, wanted):
+            # Warm-ups are counted, and have no details.
+            told = pc.and_(pc.not_equal(part["purpose"], "warmup"), pc.fill_null(pc.not_equal(part[column], 0), False))
+            missing |= set(run_ids(part.filter(told)).to_pylist()) - there
+    return missing
+
+
+def _compare(sources: Sequence[Path], target: Path, source: str) -> list[tuple[Path, list[str], int, int]]:
+    """For each folder, the ids that are new, how many are not, and how many of the new ones are left out.
 
     Raises:
         StoreRefused: naming runs that differ from one folder to another.
     """
     known = {run_id: (target, digest) for run_id, digest in _digests(target, source)}
-    plan: list[tuple[Path, list[str], int]] = []
+    plan: list[tuple[Path, list[str], int, int]] = []
     for folder in sources:
         new_ids, old, differing = [], 0, []
         for run_id, digest in _digests(folder, source):
@@ -116,15 +151,23 @@ def _compare(sources: Sequence[Path], target: Path, source: str) -> list[tuple[P
                 f"the same content wherever a run is; these differ: {shown}",
                 "find out which folder is right and leave the other out",
             )
-        plan.append((folder, new_ids, old))
+        partial = _without_details(folder, source, new_ids)
+        for run_id in partial:
+            # The next folder may have it whole.
+            del known[run_id]
+        plan.append((folder, [run_id for run_id in new_ids if run_id not in partial], old, len(partial)))
     return plan
 
 
 def _digests(folder: Path, source: str) -> Iterator[tuple[str, bytes]]:
-    """Each run's id, and a digest of its row."""
+    """Each run's id, and a digest of its row.
+
+    What cannot run was not measured: alike nodes write the same, each at its own time, and any of them will do.
+    """
     for part in stream(table_segments(folder, "runs"), "runs", source):
         texts = [_as_text(part[name].combine_chunks()) for name in part.column_names]
         rows = pc.binary_join_element_wise(*texts, "\x1f", null_handling="replace", null_replacement="\x00")
+        rows = pc.if_else(pc.equal(part["status"], "infeasible"), "infeasible", rows)
         for run_id, row in zip(run_ids(part).to_pylist(), rows.to_pylist(), strict=True):
             yield run_id, hashlib.blake2b(row.encode(), digest_size=16).digest()
 

@@ -1,5 +1,6 @@
 """Folders of several nodes become one, each run once, its details along."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from harness.schema import TABLES
 from harness.store import Writer, merge, read_ledger, read_table, writer
 from harness.store.reader import run_ids
 from tests.unit.store_factory import ROWS_PER_BUNDLE, make_bundle
+
+BARE: dict[str, Any] = {
+    "details": False, "energies": {}, "requests": None, "gap_fraction": None, "gpu_power_integral_j": None,
+}  # fmt: skip
 
 
 def fill(folder: Path, numbers: range, source: str = "simulated", **changes: Any) -> Path:
@@ -89,7 +94,7 @@ def test_measured_and_simulated_folders_are_not_merged(tmp_path: Path) -> None:
 def test_sources_that_are_no_results_are_bad_input(tmp_path: Path) -> None:
     a = fill(tmp_path / "a", range(2))
     (tmp_path / "bare").mkdir()
-    for sources, field in (([tmp_path / "nowhere"], "results"), ([a, tmp_path / "bare"], "DIR"), ([], "DIR")):
+    for sources, field in (([tmp_path / "nowhere"], "results"), ([tmp_path / "bare"], "DIR"), ([], "DIR")):
         with pytest.raises(BadInput) as error:
             merge(sources, tmp_path / "c")
         assert error.value.field == field
@@ -117,3 +122,45 @@ def test_a_merge_that_broke_off_is_finished_by_the_next(tmp_path: Path, monkeypa
     assert {table: read_table(tmp_path / "c", table).num_rows for table in TABLES} == {
         table: 6 * rows for table, rows in ROWS_PER_BUNDLE.items()
     }
+
+
+def test_what_alike_nodes_both_say_cannot_run_is_one_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"launch_id": "", "repetition": 0, "attempt": 0, "status": "infeasible"} | BARE
+    a, b = (
+        fill(tmp_path / "a", range(1), node="sim-1", **changes),
+        fill(tmp_path / "b", range(1), node="sim-2", **changes),
+    )
+    report = merge([a, b], tmp_path / "lab")
+    assert [(one.added, one.already_there) for one in report.sources] == [(1, 0), (0, 1)]
+    assert merge([b], tmp_path / "lab").added == 0
+
+
+@pytest.mark.parametrize("late", ["requests", "iterations", "power"])
+def test_a_run_without_its_details_waits_for_a_copy_that_has_them(tmp_path: Path, late: str) -> None:
+    node = fill(tmp_path / "node", range(3))
+    copy = shutil.copytree(node, tmp_path / "copy", symlinks=True)
+    fill(node, range(3, 5))
+    for table in set(TABLES) - {late}:
+        for segment in (node / table).glob("*.parquet"):
+            shutil.copy2(segment, copy / table / segment.name)
+    (report,) = merge([copy], tmp_path / "lab").sources
+    assert (report.added, report.left_out) == (3, 2)
+    assert [one.added for one in merge([copy, node], tmp_path / "other").sources] == [3, 2]
+    (report,) = merge([node], tmp_path / "lab").sources
+    assert (report.added, report.already_there, report.left_out) == (2, 3, 0)
+    for table in TABLES:
+        assert read_table(tmp_path / "lab", table).num_rows == 5 * ROWS_PER_BUNDLE[table]
+
+
+def test_runs_that_have_no_details_are_whole(tmp_path: Path) -> None:
+    failed = fill(tmp_path / "failed", range(2), status="failed", **BARE)
+    warmups = fill(tmp_path / "warmups", range(2, 4), purpose="warmup", **BARE | {"requests": 16})
+    assert merge([failed, warmups], tmp_path / "lab").added == 4
+
+
+def test_a_folder_without_runs_does_not_keep_the_others_away(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    report = merge([tmp_path / "new", fill(tmp_path / "a", range(2))], tmp_path / "lab")
+    assert [(one.path.name, one.added, one.empty) for one in report.sources] == [("new", 0, True), ("a", 2, False)]
+    with pytest.raises(BadInput, match="this one has no runs"):
+        merge([tmp_path / "new"], tmp_path / "lab")
