@@ -18,7 +18,7 @@ from harness.agent import Fleet, MeasuringAgent
 from harness.clock import Clock
 from harness.crew import Crew
 from harness.deployment.sweepfile import Sweep
-from harness.errors import StoreRefused
+from harness.errors import StoreError, StoreRefused
 from harness.nightprobes import MOST_POINTS, NightProbes, NodeProbes, probe_in_turn
 from harness.nights import (
     FOLDER,
@@ -43,8 +43,9 @@ from harness.schema import TABLES
 from harness.space import Space
 from harness.spending import LAUNCH_S, REPETITION_S, spending
 from harness.store import Writer
-from harness.store.files import write_whole
+from harness.store.files import check_writable, write_whole
 from harness.store.layout import table_segments
+from harness.store.lock import check_free
 from harness.store.reader import row_count
 from harness.sweep import SweepOrder, SweepOutcome, run_sweep
 
@@ -53,7 +54,7 @@ LOCK = ".collect.lock"
 
 
 _LEAST_BUDGET_S = 1.0
-"""However small the budget, a night gets one repetition further."""
+"""What is left to measure in where the probes take all of a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +99,34 @@ OpenNodes = AbstractContextManager[tuple[Sequence[MeasuringAgent], Fleet | None]
 
 
 def collect(
-    order: CollectOrder, space: Space, nodes: OpenNodes, learner: Callable[[], Learner], wall: Clock, owner: str
+    order: CollectOrder,
+    space: Space,
+    nodes: OpenNodes,
+    learner: Callable[[], Learner],
+    wall: Clock,
+    owner: str,
+    refused: Sequence[str] = (),
 ) -> tuple[Night, Path]:
     """One night, and where its record lies; the caller holds `LOCK`.
 
     Args:
+        nodes: while they are open, what to look at of nodes that take no part is added to `refused`.
         learner: asked when there is something to learn from.
         wall: the clock of the budget and of the record.
         owner: how to name this process in the folder's locks.
 
     Raises:
-        StoreRefused, StoreError: runs could not be stored; all before them are.
+        StoreRefused, StoreError: runs could not be stored, all before them are; or the record could not be written, and
+            the message tells what there is to look at.
         Interrupted: every completed run is stored; no record is written.
     """
     results, started_at, begun_s = order.sweep.results, wall.utc(), wall.monotonic_s()
     last = last_learnt(results, order.sweep.sweep.name)
     look: list[str] = []
+    if (results / FOLDER).exists():
+        check_writable(results / FOLDER)
+    # A sweep's engine would make the node look busy.
+    check_free(results)
     with nodes as opened:
         here = _Nodes(*opened)
         skipped = _busy(here)
@@ -125,6 +138,7 @@ def collect(
         look += _failures(outcome)
         free = _Nodes([agent for agent in here.agents if agent.name not in skipped], here.fleet)
         probes = _probe(order, space, free, wall, owner, look)
+    look += refused
     learnt = retrain(results, learner, last, order.sweep.seed)
     if learnt.regression:
         look.append(f"the predictor is worse than last night's: {learnt.regression}")
@@ -143,11 +157,24 @@ def collect(
         look=tuple(look),
         page=f"{name}.html",
     )
-    write_whole(results / FOLDER / night.page, with_night(page(read_results(results)), night).encode())
-    record = write_night(results, name, night)
-    drop_old(results, order.pages)
-    keep(results)
+    night = _with_page(results, night)
+    try:
+        record = write_night(results, name, night)
+        drop_old(results, order.pages)
+        keep(results)
+    except StoreError as error:
+        raise StoreError("; ".join((str(error), *night.look))) from error
     return night, record
+
+
+def _with_page(results: Path, night: Night) -> Night:
+    """Write the page; the night as it is recorded, since a page that finds no room is no reason to forget it."""
+    content = with_night(page(read_results(results)), night).encode()
+    try:
+        write_whole(results / FOLDER / night.page, content)
+    except StoreError as error:
+        return replace(night, page="", look=(*night.look, f"no page was written: {error}"))
+    return night
 
 
 def _busy(nodes: _Nodes) -> dict[str, str]:
@@ -216,6 +243,9 @@ def _failures(outcome: SweepOutcome | None) -> list[str]:
     if outcome is None:
         return []
     said = [f"{name} was lost: {reason}" for name, reason in outcome.lost]
+    if outcome.withheld and outcome.runs_left and not outcome.runs_taken:
+        label, reason = outcome.withheld[0]
+        said.append(f"nothing was measured, {outcome.runs_left} runs are left: {label}: {reason}")
     fix = "given up; harness status says why, and --max-attempts allows more"
     if outcome.points_given_up:
         said.append(f"{outcome.points_given_up} point{'s' * (outcome.points_given_up != 1)} {fix}")

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from harness.agent import Fleet, MeasuringAgent
 from harness.clock import Clock
-from harness.errors import AgentLost
+from harness.errors import AgentLost, EngineError, MeasurementError
 from harness.plan import LaunchPlan
 from harness.records import RunBundle
 
@@ -100,7 +100,8 @@ class Crew:
         """Until nothing is left, or time is up. However it ends, every agent has stopped, and its runs were taken.
 
         Raises:
-            Whatever an agent or the desk raised, but for `AgentLost`.
+            Whatever an agent or the desk raised, but for what costs one agent: that it was lost, or that its engine or
+                a meter failed it outside of a run.
         """
         with ThreadPoolExecutor(MOST_AGENTS, thread_name_prefix="agent") as pool:
             try:
@@ -188,7 +189,9 @@ class Crew:
         self._changed = True
         try:
             reasons = message.result()
-        except AgentLost as error:
+        except (AgentLost, EngineError, MeasurementError) as failed:
+            # An engine that would not end, or a meter that failed outside of a run, costs its node and no other.
+            error = failed if isinstance(failed, AgentLost) else AgentLost(str(failed))
             gone = [part for part in agent.parts if part.name == error.node] or agent.parts[:1]
             for part in gone:
                 self._losses[part.name] += 1

@@ -90,6 +90,7 @@ class MachineNode:
         self._by_others = False
         self._versions: dict[tuple[object, ...], str | EngineUnavailable] = {}
         self._gpus = self._open_gpus()
+        self._gpus_were = self._name_and_driver()
         self._rapl = open_rapl(powercap)
         self._doubts = AbsentMeter({}, doubts=dram_doubts(self._rapl))
         self._power_limit_w = self._limit_w([])
@@ -169,13 +170,13 @@ class MachineNode:
     def environment(self, deployment: Deployment) -> Environment:
         """Cheap: an engine is asked for its version once. The version of one that is not installed is empty."""
         version = self._version_of(deployment)
-        gpus = self._gpus if isinstance(self._gpus, NvmlMeter) else None
+        gpu_name, driver_version = self._gpus_were
         return Environment(
             source="measured",
             node_kind=self._spec.kind,
             gpu=self._spec.gpu_kind,
-            gpu_name=gpus.gpus[0].name if gpus else "",
-            driver_version=gpus.driver_version if gpus else "",
+            gpu_name=gpu_name,
+            driver_version=driver_version,
             engine=deployment.limits.engine,
             engine_version="" if isinstance(version, EngineUnavailable) else version,
             power_limit_w=self._power_limit_w,
@@ -306,7 +307,13 @@ class MachineNode:
         except BadInput as error:
             self._gpus = AbsentMeter({"gpu": str(error)})
             return (str(error),)
+        self._gpus_were = self._name_and_driver()
         return ()
+
+    def _name_and_driver(self) -> tuple[str, str]:
+        """Kept while the GPUs do not answer: in another environment all that was measured would be left to do."""
+        gpus = self._gpus if isinstance(self._gpus, NvmlMeter) else None
+        return (gpus.gpus[0].name, gpus.driver_version) if gpus else ("", "")
 
     def _limit_w(self, states: list[GpuState]) -> float | None:
         """Power limit of one GPU; from the look before a launch, or as it was when the GPUs were opened."""

@@ -2,7 +2,7 @@
 
 They are runs like any other (purpose `probe`), in a launch of their own, and numbered apart from the probes that a
 sweep takes of its launches and boards. Which points a node's probes are is taken from the runs: those of its latest
-night, while the sweep has them.
+night that measured all of them, while the sweep has them.
 """
 
 from collections import defaultdict
@@ -73,9 +73,9 @@ def plan_probes(
 ) -> LaunchPlan | None:
     """Tonight's launch of probes on a node; None while no batch of it is measured.
 
-    The points are those of the node's latest night. In their place, and on the first night, come the smallest and the
-    largest measured batch of one deployment: of those on the most GPUs, so that one launch holds as many boards as can
-    be, the one with the smallest model.
+    The points are those of the node's latest whole night. In their place, and on the first night, come the smallest
+    and the largest measured batch of one deployment: of those on the most GPUs, so that one launch holds as many boards
+    as can be, the one with the smallest model.
 
     Args:
         begun: by environment, the latest launch of tonight; nodes of one kind get numbers of their own.
@@ -210,7 +210,14 @@ def probe_in_turn(desk: NightProbes, agents: Iterable[MeasuringAgent]) -> None:
 
 
 def _same_as(space: Space, agent: MeasuringAgent, known: pd.DataFrame) -> Group | None:
-    """The points of the node's latest launch of probes, if the sweep has all of them for this node."""
+    """The points of the node's latest whole launch of probes, if the sweep has all of them for this node.
+
+    One that was cut may lack points, and the nights before it would be no reference of what is left.
+    """
+    settled = known["status"].isin(SETTLED)
+    of_points = known.assign(settled=settled).groupby(["launch_id", "point_id"])["settled"].sum()
+    whole = (of_points >= PROBE_REPETITIONS).groupby("launch_id").all()
+    known = known[known["launch_id"].map(whole).astype(bool)]
     if known.empty:
         return None
     latest = known.sort_values("started_at", kind="stable").iloc[-1]["launch_id"]

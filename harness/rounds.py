@@ -94,7 +94,7 @@ class Rounds:
         """One for each round, and one for the probes at the end.
 
         Raises:
-            BadInput: rounds of another seed.
+            BadInput: rounds of another seed, or of another space.
             UnreadableFile: a file of a round that is none.
         """
         rounds = self.begun()
@@ -118,7 +118,7 @@ class Rounds:
         """The rounds that there are.
 
         Raises:
-            BadInput: of another seed.
+            BadInput: of another seed, or of another space.
         """
         rounds = list(roundfiles.read_rounds(self._order.results, self._order.sweep.name))
         if rounds and rounds[0].seed != self._order.seed:
@@ -127,6 +127,13 @@ class Rounds:
                 self._order.seed,
                 f"{rounds[0].seed}, that of the rounds in {self._order.results / roundfiles.FOLDER}",
                 "take that seed, or another --results",
+            )
+        if any(made.picks for made in rounds) and not self._space_of(rounds).groups:
+            raise BadInput(
+                "sweep",
+                self._order.sweep.name,
+                f"points of the rounds in {self._order.results / roundfiles.FOLDER}; this sweep has none of them",
+                "give the changed sweep another name, or take another --results",
             )
         return rounds
 

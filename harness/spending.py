@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from harness.plan import MeasurementRules
 from harness.points import NodeSpec
 from harness.sampling.candidates import Cost
@@ -17,7 +15,7 @@ simulated nodes with windows of 2 s. Only their ratio decides what is picked."""
 _QUIET_S = 0.7
 """Of waiting on either side of a window, about: `meters.sampler` waits for its counters."""
 _COLUMNS = (
-    "sweep", "node_kind", "launch_id", "purpose", "workload", "started_at", "window_started_s", "window_s",
+    "sweep", "node_kind", "launch_id", "purpose", "workload", "window_started_s", "window_s",
     "prefill_window_started_s", "prefill_window_s", "load_s", "n_nodes",
 )  # fmt: skip
 
@@ -42,21 +40,22 @@ class Spending:
 def spending(results: Path, sweep: str, rules: MeasurementRules) -> dict[str, Spending]:
     """By kind of node, what the launches of a sweep took; those that never served anything are not known.
 
-    A launch is reckoned from its start to the end of its last window; of what comes before its first window, the time
-    to load is recorded, baselines and waiting follow from the rules.
+    A launch is reckoned from its first warm-up to the end of its last window, by the node's monotonic clock, since the
+    wall clock may be set meanwhile; of what comes before, the time to load is recorded, baselines and waiting follow
+    from the rules.
     """
     runs = read_table(results, "runs", _COLUMNS).to_pandas()
     runs = runs[(runs["sweep"] == sweep) & (runs["launch_id"] != "") & runs["load_s"].notna()]
     # The prefill's window comes after that of the whole batches.
-    lasted_s = runs["prefill_window_started_s"] + runs["prefill_window_s"] - runs["window_started_s"]
-    lasted_s = lasted_s.fillna(runs["window_s"]).fillna(0.0) + _QUIET_S
-    runs = runs.assign(ended_at=runs["started_at"] + pd.to_timedelta(lasted_s, unit="s"))
+    ended_s = runs["prefill_window_started_s"] + runs["prefill_window_s"]
+    ended_s = ended_s.fillna(runs["window_started_s"] + runs["window_s"].fillna(0.0)) + _QUIET_S
+    runs = runs.assign(ended_s=ended_s)
     around_s = rules.spin_s + 2 * rules.idle_s + 4 * _QUIET_S
     found: dict[str, Spending] = {}
     for kind, of_kind in runs.groupby("node_kind"):
         by_launch = of_kind.groupby("launch_id")
         load_s = by_launch["load_s"].first() + around_s
-        serving_s = (by_launch["ended_at"].max() - by_launch["started_at"].min()).dt.total_seconds()
+        serving_s = (by_launch["ended_s"].max() - by_launch["window_started_s"].min()).fillna(0.0)
         # Replays take as long as they were told to; they say nothing of batches.
         only_batches = by_launch["workload"].agg(lambda kinds: (kinds == "batch").all())
         repetitions = of_kind[of_kind["purpose"] != "warmup"].groupby("launch_id").size().reindex(serving_s.index)

@@ -16,7 +16,7 @@ from harness.deployment.sweepfile import load_sweep
 from harness.errors import BadInput
 from harness.nights import summary_line
 from harness.space import build_space
-from harness.store.files import make_folder
+from harness.store.files import check_writable, make_folder
 from harness.store.lock import hold_lock
 from harness.sweep import SweepOrder
 from harness.texts import printable
@@ -86,10 +86,13 @@ def nightly(
     space = build_space(sweep, lambda name: find_trace(name, seed), seed)
     owner = shlex.join(sys.argv)
     make_folder(folder)
+    check_writable(folder)
     with hold_lock(folder, owner, LOCK):
         # That Slurm lets nodes wait is no problem to be told of each night.
-        nodes = open_nodes(cluster, sweep, seed, folder, _problem if slurm is None else _unsaid, slurm)
-        night, record = collect(order, space, nodes, learner, WallClock(), owner)
+        refused: list[str] = []
+        say = _problem if slurm is None else _unsaid
+        nodes = open_nodes(cluster, sweep, seed, folder, say, slurm, refused=refused.append)
+        night, record = collect(order, space, nodes, learner, WallClock(), owner, refused)
     click.echo(json.dumps(night.as_json(), allow_nan=False) if as_json else _one_line(summary_line(night, record)))
     for line in night.look:
         _problem(line)

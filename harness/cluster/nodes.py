@@ -33,13 +33,15 @@ def open_nodes(
     results: Path,
     say: Callable[[str], None],
     slurm: SlurmOrder | None = None,
+    refused: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Sequence[MeasuringAgent], Fleet | None]]:
     """The agents that are there, and the fleet that they belong to; None where they are of this process.
 
     Args:
         cluster: what was given with `--cluster`.
-        say: told of nodes that cannot be used, and of waiting.
+        say: told of waiting.
         slurm: what to ask Slurm for, where that is to be asked.
+        refused: told of nodes that cannot be used, and of what none measured; without it, `say` is.
 
     Raises:
         BadInput: no such cluster; what it needs is missing here; or as `local_agents`, `ray_fleet`, `slurm_fleet`.
@@ -54,18 +56,25 @@ def open_nodes(
     elif kind == "ray":
         with ray_fleet(sweep, seed, results, address, f"--cluster {cluster}") as fleet:
             found = fleet.wait(START_LIMIT_S)
-            said = _say_refused(fleet, frozenset(), say)
-            yield (*found, *fleet.teams(found)), fleet
-            # Those that joined meanwhile.
-            _say_refused(fleet, said, say)
-            _say_unhosted(sweep, (*found, *fleet.present()), fleet, say)
+            with _told(sweep, fleet, found, refused or say):
+                yield (*found, *fleet.teams(found)), fleet
     elif slurm is not None:
         with slurm_fleet(sweep, seed, results, slurm, say) as fleet:
             found = fleet.present()
-            yield (*found, *fleet.teams(found)), fleet
-            _say_unhosted(sweep, (*found, *fleet.present()), fleet, say)
+            with _told(sweep, fleet, found, refused or say):
+                yield (*found, *fleet.teams(found)), fleet
     else:
         raise BadInput("--cluster", cluster, "local, ray or ray:HOST:PORT")
+
+
+@contextmanager
+def _told(sweep: Sweep, fleet: RayFleet, found: Sequence[MeasuringAgent], say: Callable[[str], None]) -> Iterator[None]:
+    """Tell of nodes that do not measure, before and after; and of what none measured."""
+    said = _say_refused(fleet, frozenset(), say)
+    yield
+    # Those that joined meanwhile.
+    _say_refused(fleet, said, say)
+    _say_unhosted(sweep, (*found, *fleet.present()), fleet, say)
 
 
 def _say_unhosted(sweep: Sweep, agents: Sequence[MeasuringAgent], fleet: RayFleet, say: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ which kind of node it simulates. The node on which the controller runs never mea
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ START_LIMIT_S = 180.0
 """For an actor to start and say what it is: imports, meters, engines asked for their versions."""
 WAIT_FOR_LOST_S = 120.0
 _MOST_STARTS = 3
-"""Of the actor of one node, while none comes up."""
+"""Of the actor of one node, while none comes up; tries at its guard count as well."""
+_PAUSE_S = 2.0
+"""Before a guard that did not answer is tried again."""
 
 
 class RayLine:
@@ -84,6 +86,8 @@ class RayFleet:
         self._own_node = ray.get_runtime_context().get_node_id()
         self._members: dict[str, _Member] = {}
         self._starts: Counter[str] = Counter()
+        self._not_before_s: dict[str, float] = {}
+        self._beside: dict[str, str] = {}
         self._teams = Teams([deployment.nodes for deployment in sweep.deployments])
         self.refused: dict[str, HarnessError] = {}
 
@@ -93,8 +97,10 @@ class RayFleet:
 
     def present(self) -> Sequence[RemoteAgent]:
         """Looks for nodes that came, begins to start their agents, and takes up those that are ready."""
-        for node in self.measuring():
-            if node["NodeID"] not in self._members and node["NodeID"] not in self.refused:
+        measuring = {node["NodeID"]: node for node in self.measuring()}
+        self._forget_gone(measuring)
+        for node_id, node in measuring.items():
+            if node_id not in self._members and node_id not in self.refused:
                 self._start(node)
         for member in list(self._members.values()):
             if member.agent is None:
@@ -106,7 +112,10 @@ class RayFleet:
         return [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get(RESOURCE)]
 
     def teams(self, agents: Sequence[MeasuringAgent]) -> Sequence[MeasuringAgent]:
-        return self._teams.among([agent for agent in agents if isinstance(agent, RemoteAgent)])
+        # Of a machine that came back, the agent that died with its Ray may still be among them.
+        now = {member.agent.name: member.agent for member in self._members.values() if member.agent is not None}
+        remote = [agent for agent in agents if isinstance(agent, RemoteAgent)]
+        return self._teams.among([agent for agent in remote if now.get(agent.name, agent) is agent])
 
     def lost(self, agent: MeasuringAgent) -> None:
         for member in list(self._members.values()):
@@ -142,6 +151,18 @@ class RayFleet:
         for member in list(self._members.values()):
             self._drop(member)
 
+    def _forget_gone(self, measuring: Container[str]) -> None:
+        """Drop members whose node is gone, and refusals for their sake: a machine's Ray comes back as another node.
+
+        One that was ended from here is dropped as well, so that another one is started in its place.
+        """
+        for member in list(self._members.values()):
+            if member.node_id not in measuring or (member.agent is not None and member.agent.is_cut):
+                self._drop(member)
+        for node_id, other in list(self._beside.items()):
+            if other not in measuring:
+                del self._beside[node_id], self.refused[node_id]
+
     def _drop(self, member: _Member) -> None:
         del self._members[member.node_id]
         self._ray.kill(member.actor)
@@ -149,8 +170,17 @@ class RayFleet:
     def _start(self, node: Mapping[str, Any]) -> None:
         """Ask for an actor that has the node to itself; Ray starts it when nothing else uses the node."""
         node_id = node["NodeID"]
+        if time.monotonic() < self._not_before_s.get(node_id, 0.0):
+            return
         try:
             order = self._order(node)
+        except ClusterError as error:
+            # Its guard is busy, or not up yet.
+            self._starts[node_id] += 1
+            self._not_before_s[node_id] = time.monotonic() + _PAUSE_S
+            if self._starts[node_id] >= _MOST_STARTS:
+                self.refused[node_id] = error
+            return
         except HarnessError as error:
             self.refused[node_id] = error
             return
@@ -179,6 +209,7 @@ class RayFleet:
 
         Raises:
             BadInput: it cannot measure for this sweep.
+            ClusterError: it does not answer.
         """
         where = f"Ray node {node['NodeManagerHostname']} ({node['NodeID'][:8]})"
         if node["NodeID"] == self._own_node:
@@ -207,14 +238,14 @@ class RayFleet:
         try:
             facts: NodeFacts = self._ray.get(member.facts, timeout=0)
             environments = self._ray.get(member.environments, timeout=0)
-            self._check(facts)
+            self._check(member, facts)
         except self._ray.exceptions.GetTimeoutError:
             self._refuse(member, ClusterError(f"it did not answer within {START_LIMIT_S:g} s, or is in use by others"))
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, HarnessError) else ClusterError(in_a_line(error))
             self._refuse(member, cause)
-        except self._ray.exceptions.RayActorError as error:
-            # It died as it started; where its node did not, it is started again.
+        except self._ray.exceptions.RayError as error:
+            # It died as it started, or could not start; where its node did not die, it is started again.
             if self._starts[member.node_id] < _MOST_STARTS:
                 self._drop(member)
             else:
@@ -225,13 +256,15 @@ class RayFleet:
             self._starts.pop(member.node_id)
             member.agent = RemoteAgent(facts, environments, RayLine(self._ray, member.actor, facts.name))
 
-    def _check(self, facts: NodeFacts) -> None:
+    def _check(self, member: _Member, facts: NodeFacts) -> None:
         if facts.harness_version != __version__:
             raise BadInput(
                 f"harness on {facts.name}", facts.harness_version, __version__, "the same version everywhere"
             )
-        if any(member.agent is not None and member.agent.name == facts.name for member in self._members.values()):
-            raise BadInput("Ray nodes", facts.name, "one measuring Ray node on each machine", "stop one of them")
+        for other in self._members.values():
+            if other.agent is not None and other.agent.name == facts.name:
+                self._beside[member.node_id] = other.node_id
+                raise BadInput("Ray nodes", facts.name, "one measuring Ray node on each machine", "stop one of them")
 
     def _refuse(self, member: _Member, error: HarnessError) -> None:
         self.refused[member.node_id] = error

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from harness.errors import BadInput, ClusterError
 
 _CONNECT_LIMIT_S = 60.0
 _LISTEN_LIMIT_S = 10.0
+_LAST_PORT = 65535
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ADDRESS = re.compile(r"auto|\S+:[0-9]{1,5}")
 _STAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -30,11 +33,11 @@ def connected(address: str, option: str) -> Iterator[Any]:
         option: as it was written, for complaints.
 
     Raises:
-        BadInput: Ray is not installed, there is no token or another one.
+        BadInput: Ray is not installed, there is no token or another one, or no such address can be.
         ClusterError: no cluster answers there.
     """
     os.environ.update(require_token(os.environ, option))
-    address = address or os.environ.get("RAY_ADDRESS", "") or "auto"
+    address = _head_address(address, option)
     if address.rpartition(":")[0] in _LOOPBACK:
         # Ray puts an address of the network in its place, unless it takes the machine for one that has no clusters.
         os.environ.setdefault(_STAY_ON_LOOPBACK, "0")
@@ -52,6 +55,19 @@ def connected(address: str, option: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _head_address(given: str, option: str) -> str:
+    """HOST:PORT of the head, or `auto`.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    address = given or os.environ.get("RAY_ADDRESS", "") or "auto"
+    if not _ADDRESS.fullmatch(address) or (address != "auto" and int(address.rpartition(":")[2]) > _LAST_PORT):
+        fix = "correct it" if given else "correct it, or unset it and say --cluster ray:HOST:PORT"
+        raise BadInput(option if given else "RAY_ADDRESS", address, f"HOST:PORT, a port up to {_LAST_PORT}", fix)
+    return address
 
 
 def _import_ray(option: str) -> Any:

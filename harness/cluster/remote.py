@@ -21,9 +21,9 @@ FETCH_S = 1.0
 LOOK_S = 120.0
 """Three looks over half a minute, and a driver or an engine to ask for its version."""
 RELEASE_S = 180.0
-"""For the engine of one that follows to end."""
+"""For a repetition in hand and its engine to end; then the engine is ended with the agent."""
 STOP_S = 5.0
-"""A repetition in hand may still end within this time; then its engine is ended with the agent."""
+"""The same where a person waits."""
 
 
 class RemoteAgent:
@@ -32,6 +32,8 @@ class RemoteAgent:
     def __init__(self, facts: NodeFacts, environments: Mapping[Deployment, Environment], line: Line) -> None:
         self._facts, self._environments, self._line = facts, environments, line
         self._interrupted = threading.Event()
+        self.is_cut = False
+        """Whether it was ended from here; another one may take its place."""
 
     @property
     def name(self) -> str:
@@ -131,15 +133,21 @@ class RemoteAgent:
 
     def cut(self) -> None:
         """End the agent, and with it its engine."""
+        self.is_cut = True
         self._line.cut()
 
     def interrupt(self) -> None:
         self._interrupted.set()
 
     def _stop(self) -> None:
-        """Let the repetition in hand end if that is soon; else the agent goes, and its engine with it."""
+        """Let the repetition in hand end if that is soon; else the agent goes, and its engine with it.
+
+        The node is needed after a budget's end: the probes of a night come then.
+        """
+        wait_s = STOP_S if self._interrupted.is_set() else RELEASE_S
         stopped = False
-        with contextlib.suppress(AgentLost):
-            stopped = self._line.ask("stop", STOP_S, limit_s=STOP_S + ANSWER_LIMIT_S / 4)
+        with contextlib.suppress(AgentLost, Interrupted):
+            unless = None if self._interrupted.is_set() else self._interrupted
+            stopped = self._line.ask("stop", wait_s, limit_s=wait_s + ANSWER_LIMIT_S / 4, unless=unless)
         if not stopped:
-            self._line.cut()
+            self.cut()

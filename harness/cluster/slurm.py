@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,12 @@ from harness.cluster.raytoken import write_token
 from harness.cluster.remote import RemoteAgent
 from harness.deployment.sweepfile import Sweep
 from harness.errors import BadInput, ClusterError
+from harness.store.files import make_folder
+from harness.store.lock import check_free
 
 FOLDER = ".cluster"
 """In the results folder, which all nodes must see: the token, the head's log, what submitit writes."""
+_JOBS = "jobs"
 MARGIN_S = 15 * 60.0
 """Of a job's time limit over the budget: engines stop, runs are stored."""
 WAIT_FOR_REQUEUED_S = 1800.0
@@ -91,18 +94,19 @@ def slurm_fleet(
 
     Raises:
         BadInput: submitit, Ray or Slurm is missing here, or Slurm refuses what is asked of it.
+        StoreRefused: another process writes to the folder.
         ClusterError: the head does not start; all jobs ended before a node joined.
+        Whatever a node was refused for, where no other can come.
     """
-    folder = results.absolute() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    check_free(results)
+    folder = _own_folder(results.absolute())
     executor = _executor(order, folder)
-    environment = write_token(folder / "token")
-    os.environ.update(environment)
     kinds = [spec.kind for spec in sweep.nodes] if sweep.simulate else [""]
     option, ip = "--cluster slurm", host_ip()
     if ip.startswith("127."):
         raise ClusterError(f"{option}: this machine has no address at which nodes could reach it")
     with (
+        _token(folder) as environment,
         _head(ip, folder, environment) as address,
         ray_fleet(sweep, seed, results, address, option, WAIT_FOR_REQUEUED_S) as fleet,
     ):
@@ -122,6 +126,37 @@ def slurm_fleet(
                 time.sleep(0.2)
 
 
+def _own_folder(results: Path) -> Path:
+    """`.cluster`, for its owner alone whatever the umask: jobs load the pickles that lie in it.
+
+    Raises:
+        StoreRefused: the results folder cannot be made.
+        ClusterError: this one cannot, or is another's.
+    """
+    make_folder(results)
+    folder = results / FOLDER
+    for path in (folder, folder / _JOBS):
+        try:
+            path.mkdir(0o700, exist_ok=True)
+            path.chmod(0o700)
+        except OSError as error:
+            raise ClusterError(f"{path}: {error.strerror or error}") from error
+    return folder
+
+
+@contextmanager
+def _token(folder: Path) -> Iterator[dict[str, str]]:
+    """A token of this command alone, while it runs; the variables by which Ray finds it."""
+    path = folder / f"token-{os.getpid()}"
+    environment = write_token(path)
+    os.environ.update(environment)
+    try:
+        yield environment
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
 def _executor(order: SlurmOrder, folder: Path) -> Any:
     try:
         import submitit
@@ -130,7 +165,7 @@ def _executor(order: SlurmOrder, folder: Path) -> Any:
             "--cluster", "slurm", "the extra slurm", "pip install 'harness[slurm]'; the nodes need it as well"
         ) from error
     try:
-        executor = submitit.AutoExecutor(folder / "jobs", cluster=order.executor, slurm_max_num_timeout=0)
+        executor = submitit.AutoExecutor(folder / _JOBS, cluster=order.executor, slurm_max_num_timeout=0)
     except RuntimeError as error:
         raise BadInput("--cluster", f"slurm ({error})", "a machine with Slurm's sbatch and srun") from error
     executor.update_parameters(
@@ -154,18 +189,25 @@ def _submit(executor: Any, job: NodeJob) -> Any:
         raise BadInput("--cluster slurm", str(error), "what Slurm accepts", "--slurm-partition, --slurm-set") from error
 
 
+def _last_line(output: str | None) -> str:
+    return ((output or "").strip() or "no output").splitlines()[-1]
+
+
 def _wait_for_nodes(fleet: RayFleet, jobs: Sequence[Any], say: Callable[[str], None]) -> Sequence[RemoteAgent]:
-    """Wait for the first node; a queue may be long.
+    """Wait for the first node that can measure; a queue may be long.
 
     Raises:
+        BadInput, EngineUnavailable: a node cannot measure, and no job is left that could bring another.
         ClusterError: every job has ended.
     """
     said_s = time.monotonic()
     while not (agents := fleet.present()):
-        if fleet.refused:
-            return fleet.wait(0.0)
-        if all(job.done() for job in jobs):
-            ends = [f"job {job.job_id}: {(job.stderr() or 'no output').strip().splitlines()[-1]}" for job in jobs]
+        left = sum(not job.done() for job in jobs)
+        taken = sum(node["NodeID"] in fleet.refused for node in fleet.measuring())
+        if fleet.refused and left <= taken:
+            raise next(iter(fleet.refused.values()))
+        if not left:
+            ends = [f"job {job.job_id}: {_last_line(job.stderr())}" for job in jobs]
             raise ClusterError(f"every Slurm job ended before its node joined: {'; '.join(ends)}")
         if time.monotonic() - said_s > _SAY_EVERY_S:
             said_s = time.monotonic()

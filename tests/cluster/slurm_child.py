@@ -49,9 +49,12 @@ def main() -> None:
         if "preempt" in sys.argv:
             threading.Thread(target=preempt, args=(results,), daemon=True).start()
         done = run_sweep(SweepOrder(sweep, results, 0), space, agents, progress, WallClock(), "test", fleet=fleet)
-        modes = [f"{path.stat().st_mode & 0o777:o}" for path in (results / slurm.FOLDER).glob("token")]
+        tokens = list((results / slurm.FOLDER).glob("token*"))
+        modes = [f"{path.stat().st_mode & 0o777:o}" for path in tokens]
+        secrets = [path.read_text() for path in tokens]
     lost = [name for name, _ in done.lost]
-    print(json.dumps({"left": done.runs_left, "lost": lost, "launched": progress.launched, "modes": modes}))
+    said = {"left": done.runs_left, "lost": lost, "launched": progress.launched, "modes": modes, "tokens": secrets}
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ def test_jobs_join_measure_and_end_with_the_controller(tmp_path: Path) -> None:
     assert set(said["launched"]) == {"sim-dgx-a100", "sim-dgx-h100"}  # type: ignore[call-overload]
     assert_once(measured(tmp_path / "out"))
     folder = tmp_path / "out" / ".cluster"
-    token = (folder / "token").read_text()
-    assert not [path for path in folder.rglob("*") if path.name != "token" and token.encode() in _content(path)]
+    (token,) = said["tokens"]  # type: ignore[misc]
+    assert not list(folder.glob("token*")), "it goes with the command"
+    assert not [path for path in folder.rglob("*") if token.encode() in _content(path)]
     left = [process for process in psutil.process_iter(["cmdline"]) if _is_of(process, folder)]
     assert not left, "jobs and head end with the controller"
 

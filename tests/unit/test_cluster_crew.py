@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -14,12 +14,14 @@ from harness.agent import MeasuringAgent
 from harness.clock import WallClock
 from harness.cluster.follower import FollowerLine
 from harness.cluster.joint import Teams
-from harness.cluster.nodeside import Fetched, NodeOrder, NodeSide
+from harness.cluster.nodeside import Fetched, NodeFacts, NodeOrder, NodeSide
 from harness.cluster.remote import RemoteAgent
 from harness.deployment.sweepfile import Sweep, load_sweep
-from harness.errors import AgentLost, Interrupted, StoreError
+from harness.engines.base import Engine
+from harness.errors import AgentLost, EngineError, Interrupted, StoreError
 from harness.plan import LaunchPlan
-from harness.records import RunRecord
+from harness.points import Deployment
+from harness.records import RunBundle, RunRecord
 from harness.space import build_space
 from harness.sweep import SweepOrder, SweepOutcome, run_sweep
 from tests.unit.builders import write_sweep
@@ -304,6 +306,61 @@ def test_a_full_disk_ends_all_agents_with_its_line(tmp_path: Path, monkeypatch: 
     with pytest.raises(StoreError, match="no space left"):
         swept(nodes, sweep, tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("agent")]
+
+
+def test_an_engine_that_will_not_end_costs_its_node_and_no_other(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path))
+    nodes = Nodes(sweep, tmp_path)
+    nodes.add("dgx-h100", "a")
+    nodes.add("dgx-h100", "b")
+    node = nodes.lines["a"].side._agent.node
+    launch = node.launch
+
+    def stubborn(deployment: Deployment, seed: int) -> Engine:
+        engine = launch(deployment, seed)
+
+        def stop() -> None:
+            raise EngineError("processes of the engine would not end: (4711,)")
+
+        engine.stop = stop  # type: ignore[method-assign]
+        return engine
+
+    node.launch = stubborn  # type: ignore[method-assign]
+    outcome = swept(nodes, sweep, tmp_path)
+    assert outcome.lost == (("a", "processes of the engine would not end: (4711,)"),)
+    assert outcome.runs_left == 0
+    assert_once(runs_of(tmp_path))
+
+
+class Endless:
+    """A line to a node whose repetition in hand does not end."""
+
+    def __init__(self) -> None:
+        self.stops: list[object] = []
+        self.is_cut = False
+
+    def ask(self, method: str, *given: object, limit_s: float, unless: threading.Event | None = None) -> Any:
+        if method == "fetch":
+            return Fetched((cast(RunBundle, "a run"),), None, False, None)
+        self.stops += given if method == "stop" else ()
+        return None
+
+    def cut(self) -> None:
+        self.is_cut = True
+
+
+@pytest.mark.parametrize(("interrupted", "wait_s"), [(False, 180.0), (True, 5.0)])
+def test_what_is_in_hand_may_end_before_its_node_is_given_up(interrupted: bool, wait_s: float) -> None:
+    """At a budget's end there is more time than where a person waits."""
+    line = Endless()
+    agent = RemoteAgent(cast(NodeFacts, None), {}, line)
+    bundles = agent.measure(cast(LaunchPlan, None))
+    next(bundles)
+    if interrupted:
+        agent.interrupt()
+    assert not agent.is_cut
+    bundles.close()
+    assert (line.stops, line.is_cut, agent.is_cut) == ([wait_s], True, True)
 
 
 def test_a_budget_ends_every_agent_after_its_repetition(tmp_path: Path) -> None:

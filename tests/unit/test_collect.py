@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.agent import Agent
@@ -16,9 +18,9 @@ from harness.clock import VirtualClock
 from harness.collect import CollectOrder, collect, expected_times
 from harness.deployment.sweepfile import Sweep, load_sweep
 from harness.drift import ENERGY
-from harness.errors import AgentLost
+from harness.errors import AgentLost, Interrupted, StoreError, StoreFull, StoreRefused
 from harness.experiment import unheard
-from harness.nightprobes import FIRST_REPETITION
+from harness.nightprobes import FIRST_REPETITION, NightProbes
 from harness.nights import Night, summary_line, with_night
 from harness.plan import Assignment, LaunchPlan
 from harness.records import RunBundle
@@ -57,6 +59,7 @@ class Lab:
     sweep: Sweep
     results: Path
     number: int = 0
+    refused: list[str] = field(default_factory=list)
 
     def night(
         self,
@@ -76,7 +79,8 @@ class Lab:
         space = build_space(self.sweep, lambda name: pytest.fail(f"no trace {name} is needed"), 0)
         order = CollectOrder(SweepOrder(self.sweep, self.results, 0, budget_s=3600.0), drift_pct, since, pages)
         self.results.mkdir(exist_ok=True)
-        night, record = collect(order, space, nullcontext((agents, None)), learner, VirtualClock(began), "test")
+        nodes = nullcontext((agents, None))
+        night, record = collect(order, space, nodes, learner, VirtualClock(began), "test", self.refused)
         assert json.loads(record.read_text("utf-8")) == json.loads(json.dumps(night.as_json()))
         return night
 
@@ -169,6 +173,26 @@ def test_probes_that_fail_are_said_and_measured_again_the_next_night(lab: Lab) -
     assert lab.night().look == ()
 
 
+def test_a_night_that_is_cut_in_its_probes_changes_neither_the_points_nor_the_reference(lab: Lab) -> None:
+    """Killed after its first probe was stored, with the other point still to come."""
+    for _ in range(6):
+        lab.night()
+    taken = NightProbes.take
+
+    def cut(desk: NightProbes, bundle: RunBundle) -> None:
+        taken(desk, bundle)
+        if bundle.run.purpose == "probe":
+            raise Interrupted("ended by SIGTERM")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NightProbes, "take", cut)
+        with pytest.raises(Interrupted):
+            lab.night()
+    (probes,) = lab.night().probes
+    assert probes.points == 2
+    assert {one.launches for one in probes.comparisons} == {6}
+
+
 class Twins:
     """A fleet of two nodes of one kind, which measure at the same time; one of them may be lost in its probes."""
 
@@ -241,6 +265,44 @@ def test_a_sweep_that_somebody_begins_between_two_steps_is_named(lab: Lab, monke
     assert "harness sweep theirs.yaml" in line
     assert night.measured is not None
     assert (night.measured.runs_taken, night.stored.runs) == (4, 6), "warm-ups are runs, too"
+
+
+def test_a_folder_in_use_is_refused_before_any_node_looks_busy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.night()
+    monkeypatch.setattr(SimulatedNode, "busy", lambda _: pytest.fail("nobody asks"))
+    with hold_lock(lab.results, "harness sweep theirs.yaml"), pytest.raises(StoreRefused, match=r"sweep theirs\.yaml"):
+        lab.night()
+
+
+def test_a_night_that_measures_nothing_for_want_of_time_is_looked_at(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def withheld(order: SweepOrder, *more: Any) -> SweepOutcome:
+        return run_sweep(replace(order, expected_s=lambda _: 86400.0), *more)
+
+    monkeypatch.setattr("harness.collect.run_sweep", withheld)
+    (line,) = lab.night().look
+    assert line.startswith("nothing was measured, 4 runs are left: h100 llama-2-7b tp8 ")
+    assert "its first repetition is expected after" in line
+
+
+def test_nodes_that_take_no_part_are_looked_at(lab: Lab) -> None:
+    lab.refused = ["A node does not measure: harness on two: '0.0.9'"]
+    assert lab.night().look == tuple(lab.refused)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_clock_that_is_set_within_a_launch_changes_no_expectation(backwards: bool, lab: Lab) -> None:
+    lab.night()
+    before = expected_times(lab.results, lab.sweep)
+    (segment,) = (lab.results / "runs").glob("*.parquet")
+    table = pq.read_table(segment)
+    moments = table["started_at"].to_pylist()
+    step = timedelta(days=-1 if backwards else 1)
+    later = [moment + step if number > len(moments) // 3 else moment for number, moment in enumerate(moments)]
+    column = table.column_names.index("started_at")
+    pq.write_table(
+        table.set_column(column, table.schema.field(column), pa.array(later, table["started_at"].type)), segment
+    )
+    assert expected_times(lab.results, lab.sweep) == before
 
 
 def test_the_budget_of_real_nodes_leaves_time_for_probes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +424,28 @@ def test_a_damaged_record_does_not_stop_the_next_night(lab: Lab) -> None:
     (lab.results / "reports" / "2026-11-01T230001Z.json").write_text("{")
     night = lab.night(lambda: pytest.fail("the record before it is read"))
     assert night.learnt.note == "no new runs: last night's predictor stays"
+
+
+def test_a_page_that_cannot_be_written_leaves_the_record(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise StoreFull(f"{path.name}: No space left on device")
+
+    monkeypatch.setattr("harness.collect.write_whole", full)
+    night = lab.night()
+    assert night.look == ("no page was written: 2026-11-01T220000Z.html: No space left on device",)
+    assert night.page == ""
+
+
+def test_what_there_is_to_look_at_is_said_although_no_record_can_be_written(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreFull("No space left on device")
+
+    monkeypatch.setattr("harness.collect.write_night", full)
+    lab.refused = ["A node does not measure"]
+    with pytest.raises(StoreError, match=r"^No space left on device; A node does not measure$"):
+        lab.night()
 
 
 def test_the_page_begins_with_the_night_and_nothing_from_data_is_markup(lab: Lab) -> None:

@@ -386,6 +386,13 @@ def test_a_damaged_round_is_named(small: Sweep, tmp_path: Path) -> None:
         rounds_of(small, tmp_path, None, 4, 2).begun()
 
 
+def test_rounds_of_another_space_are_refused(small: Sweep, tmp_path: Path) -> None:
+    """The file was changed between two nights: nothing would be measured, and nobody would know."""
+    begin(tmp_path, Round("small", 1, SPREAD, 0, (Pick("of a model that was taken out", ""),), ""))
+    with pytest.raises(BadInput, match=r"this sweep has none of them; fix: give the changed sweep another name"):
+        rounds_of(small, tmp_path, None, 4, 2).begun()
+
+
 def test_another_seed_is_refused(small: Sweep, tmp_path: Path) -> None:
     """It has other lengths, so the points of the rounds would not be found."""
     begin(tmp_path, Round("small", 1, SPREAD, 7, (), ""))
