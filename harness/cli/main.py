@@ -4,6 +4,7 @@ The commands are imported inside, once signals are taken care of: they bring pan
 """
 
 import errno
+import os
 import signal
 import sys
 from types import FrameType
@@ -27,6 +28,8 @@ def main() -> None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
+        # Engines load code from the folder of their launch: not everyone may write there.
+        os.umask(os.umask(0o002) | 0o002)
         code = _run()
     except HarnessError as error:
         _say(str(error))

@@ -17,6 +17,8 @@ class RayNodeSide(NodeSide):
 
     def __init__(self, order: NodeOrder) -> None:
         self._raylet = os.getppid()
+        # As of the command line: what an engine loads from its folder is not everyone's to write.
+        os.umask(os.umask(0o002) | 0o002)
         threading.Thread(target=self._watch, name="raylet watch", daemon=True).start()
         super().__init__(order)
 

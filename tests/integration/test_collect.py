@@ -123,6 +123,20 @@ def test_a_reason_of_many_lines_is_one_line_that_commands_no_terminal(
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_what_a_command_makes_is_not_everyones_to_write(tmp_path: Path) -> None:
+    """Whatever the umask; an engine loads code from its launch's folder."""
+    code = "import atexit, os; from harness.cli.main import main; atexit.register(lambda: print(os.umask(0))); main()"
+    write_sweep(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *COLLECT], cwd=tmp_path, env=environment(), umask=0, capture_output=True,
+        text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == str(0o002)
+    made = [path for path in (tmp_path / "out").rglob("*") if not path.is_symlink()]
+    assert made
+    assert not [path for path in made if path.stat().st_mode & 0o002]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
