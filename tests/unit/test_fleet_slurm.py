@@ -42,11 +42,6 @@ class Fleet:
         self.refused = {}
 
 
-class Executor:
-    def submit(self, _: object) -> Any:
-        return job(done=False)
-
-
 def job(done: bool) -> Any:
     return SimpleNamespace(job_id=1, state="PENDING", done=lambda: done, stderr=lambda: "", cancel=lambda check: None)
 
@@ -61,8 +56,11 @@ def without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     def fleet(*_: object) -> Iterator[Fleet]:
         yield Fleet()
 
-    for name, instead in {"_head": head, "ray_fleet": fleet, "_executor": lambda *_: Executor()}.items():
+    # submitit is in an extra that the tests of units do without.
+    for name, instead in {"_executor": lambda *_: None, "_submit": lambda *_: job(done=False)}.items():
         monkeypatch.setattr(slurm, name, instead)
+    monkeypatch.setattr(slurm, "_head", head)
+    monkeypatch.setattr(slurm, "ray_fleet", fleet)
     monkeypatch.setattr(slurm, "host_ip", lambda: "10.0.0.1")
     monkeypatch.setattr(slurm.time, "sleep", lambda _: None)
     for name in (MODE, TOKEN_PATH):
