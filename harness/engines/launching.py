@@ -203,9 +203,7 @@ class _Prepared:
 def _site(request: LaunchRequest, placed: placement.Placement) -> Site:
     folder = request.workdir.resolve() / f"{request.deployment.limits.engine}-{uuid.uuid4().hex[:8]}"
     try:
-        # Whatever the umask, others do not write there.
-        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o755)
+        folder.mkdir(parents=True)
     except OSError as error:
         raise DiskTooSmall(f"{folder} cannot be made: {error}") from error
     return Site(

@@ -112,15 +112,18 @@ def _without_details(folder: Path, source: str, new_ids: Sequence[str]) -> set[s
     """
     if not new_ids:
         return set()
-    wanted, missing = pa.array(new_ids, pa.string()), set()
-    for table, column in _TELLS_OF.items():
-        there = {
-            run_id for part in _rows(folder, table, source, wanted) for run_id in pc.unique(part["run_id"]).to_pylist()
-        }
-        for part in _rows(folder, "runs", source, wanted):
-            # Warm-ups are counted, and have no details.
-            told = pc.and_(pc.not_equal(part["purpose"], "warmup"), pc.fill_null(pc.not_equal(part[column], 0), False))
-            missing |= set(run_ids(part.filter(told)).to_pylist()) - there
+    wanted = pa.array(new_ids, pa.string())
+    there: dict[str, set[str]] = {table: set() for table in _TELLS_OF}
+    for table, ids in there.items():
+        for part in _rows(folder, table, source, wanted):
+            ids.update(pc.unique(part["run_id"]).to_pylist())
+    missing: set[str] = set()
+    for part in _rows(folder, "runs", source, wanted):
+        # Warm-ups are counted, and have no details.
+        metered = part.filter(pc.not_equal(part["purpose"], "warmup"))
+        for table, column in _TELLS_OF.items():
+            told = metered.filter(pc.not_equal(metered[column], 0))
+            missing.update(run_id for run_id in run_ids(told).to_pylist() if run_id not in there[table])
     return missing
 
 

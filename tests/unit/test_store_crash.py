@@ -1,6 +1,7 @@
 """A writer that dies at any moment, readers beside one that lives, a disk that fills up."""
 
 import json
+import os
 import random
 import resource
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from harness.errors import StoreFull
 from harness.schema import TABLES
-from harness.store import Writer, lock_owner, read_table
+from harness.store import Writer, compact, lock_owner, read_table
 from harness.store.reader import KEY_COLUMNS, run_ids
 from tests.unit.store_factory import ROWS_PER_BUNDLE, make_bundle
 
@@ -191,3 +192,22 @@ def test_a_dead_owner_leaves_a_free_folder(tmp_path: Path, start_child: StartChi
     assert lock_owner(tmp_path) == ""
     assert json.loads((tmp_path / ".lock").read_text())["command"] == "child"
     Writer(tmp_path, "simulated", "next", durable=False).close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_segment_that_is_copied_for_want_of_hard_links_is_flushed(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure its name would lead to an empty file."""
+
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    flushed: list[str] = []
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    source, target = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    source.write_bytes(b"rows")
+    compact._link(source, target, durable)
+    assert target.read_bytes() == b"rows"
+    assert flushed == ([str(target)] if durable else [])
